@@ -1,0 +1,1 @@
+"""The native dialect: prompts, runs and backends in the service's own words."""

@@ -1,0 +1,112 @@
+"""The exceptions of the service, named for what a caller can do about them.
+
+ClinvkError
+├── InvalidRequest            the request itself must change
+│   ├── BackendNotFound       no such backend is known
+│   ├── UnsupportedParameter  this backend has nothing like the parameter
+│   └── NotEnforceable        the backend cannot hold what was asked of it
+├── AuthenticationFailed      no key, or a wrong one
+├── PermissionDenied          a right key that may not do this
+├── NotFound                  no such thing, or not the caller's
+├── Conflict                  the thing is in a state that forbids it
+├── RequestTooLarge
+├── TryLater                  the same request may work later
+│   ├── QueueFull
+│   ├── BackendUnavailable    no live worker offers the backend
+│   └── StoreUnavailable      Redis is away or full
+├── LogExpired                the events asked for have been trimmed
+├── RunFailed                 carries the `Failure` of a run
+└── ConfigError               the configuration is wrong; raised at start only
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class ClinvkError(Exception):
+    """Base of all; `code` is the stable word that callers see, `details` must be JSON."""
+
+    code = "internal_error"
+
+    def __init__(self, message: str, *, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: dict[str, Any] = dict(details or {})
+
+
+class InvalidRequest(ClinvkError):
+    """`field` is the path of the offending part, such as `tasks[2].prompt`."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, *, field: str | None = None, issue: str | None = None) -> None:
+        details: dict[str, Any] = {}
+        if field is not None:
+            details = {"field": field, "issue": issue or message}
+        super().__init__(message, details=details)
+        self.field = field
+
+
+class BackendNotFound(InvalidRequest):
+    code = "backend_not_found"
+
+
+class UnsupportedParameter(InvalidRequest):
+    code = "unsupported_parameter"
+
+
+class NotEnforceable(InvalidRequest):
+    code = "not_enforceable"
+
+
+class AuthenticationFailed(ClinvkError):
+    code = "authentication_error"
+
+
+class PermissionDenied(ClinvkError):
+    code = "permission_denied"
+
+
+class NotFound(ClinvkError):
+    code = "not_found"
+
+    def __init__(self, kind: str, id: str) -> None:
+        super().__init__(f"there is no {kind} {id!r}")
+
+
+class Conflict(ClinvkError):
+    code = "conflict"
+
+
+class RequestTooLarge(ClinvkError):
+    code = "request_too_large"
+
+
+class TryLater(ClinvkError):
+    """`retry_after_s` is an honest guess, in seconds."""
+
+    code = "backend_unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: float, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, details=details)
+        self.retry_after_s = retry_after_s
+
+
+class QueueFull(TryLater):
+    code = "queue_full"
+
+
+class BackendUnavailable(TryLater):
+    code = "backend_unavailable"
+
+
+class StoreUnavailable(TryLater):
+    code = "store_unavailable"
+
+
+class LogExpired(ClinvkError):
+    code = "log_expired"
+
+
+class ConfigError(ClinvkError):
+    code = "config_error"

@@ -1,0 +1,87 @@
+"""Every name in Redis, as a table; a new name is added here or nowhere.
+
+All names begin with `clinvk:` but for the Celery queues (lists named after a backend, or `backend@host`) and what
+kombu keeps beside them (`_kombu.binding.*`, `clinvk:unacked*`).
+
+| name                      | type   | holds                                                               | lives               |
+|---------------------------|--------|---------------------------------------------------------------------|---------------------|
+| clinvk:run:{id}           | hash   | the run: spec, status, times, attempt, sequence, cancel, outcome    | retention after end |
+| clinvk:events:{id}        | stream | its events; entry id 0-{sequence}, field e                          | retention after end |
+| clinvk:followers:{id}     | set    | API processes that follow it                                        | until its end       |
+| clinvk:runs:{tenant}      | zset   | run ids of a tenant by creation time                                | retention           |
+| clinvk:waiting            | zset   | waiting runs by creation time (ms)                                  | always              |
+| clinvk:queued             | zset   | queued runs by the time of their last hint (ms)                     | always              |
+| clinvk:running            | zset   | running runs by the end of their lease (ms)                         | always              |
+| clinvk:unfollowed         | zset   | attached runs that nobody follows, by since when (ms)               | always              |
+| clinvk:line:{queue}|{tenant} | zset | a tenant's waiting runs for a queue, by priority and arrival       | while not empty     |
+| clinvk:turns:{queue}      | zset   | tenants with a line for a queue, by their last turn                 | while not empty     |
+| clinvk:turn               | string | counter of turns and arrivals                                       | always              |
+| clinvk:held:queue:{queue} | set    | runs queued or running there: the backend's window                  | while not empty     |
+| clinvk:held:tenant:{t}    | set    | runs queued or running of a tenant: its window                      | while not empty     |
+| clinvk:slots:{queue}      | hash   | instance -> slots it gives to that queue                            | while offered       |
+| clinvk:room:{queue}       | string | size of the backend's window: what the fleet carries, a little more | while offered       |
+| clinvk:limits             | hash   | tenant -> size of its window; absent: no limit                      | always              |
+| clinvk:instances          | zset   | worker instances by the end of their announcement (ms)              | always              |
+| clinvk:instance:{id}      | string | an `Instance` as JSON                                               | its announcement    |
+| clinvk:apis               | zset   | API processes by the end of their lease (ms)                        | always              |
+| clinvk:api:{id}:runs      | set    | runs that an API process follows                                    | its lease           |
+| clinvk:session:{id}       | hash   | a session: host, backend, the CLI's own id, directory               | session retention   |
+| clinvk:swept              | string | when the last sweep was (ms)                                        | always              |
+| clinvk:hold               | string | no lease is judged before this (ms): Redis or the sweepers were away | a lease            |
+| clinvk:unacked*           |        | kombu's deliveries that were not acknowledged                       | always              |
+
+Channels: `clinvk:live:{api}` carries events to an API process, `clinvk:orders:{instance}` orders to a worker.
+"""
+
+PREFIX = "clinvk:"
+
+WAITING = "clinvk:waiting"
+QUEUED = "clinvk:queued"
+RUNNING = "clinvk:running"
+UNFOLLOWED = "clinvk:unfollowed"
+TURN = "clinvk:turn"
+LIMITS = "clinvk:limits"
+INSTANCES = "clinvk:instances"
+APIS = "clinvk:apis"
+SWEPT = "clinvk:swept"
+HOLD = "clinvk:hold"
+
+UNACKED = "clinvk:unacked"
+UNACKED_INDEX = "clinvk:unacked_index"
+UNACKED_MUTEX = "clinvk:unacked_mutex"
+
+TASK = "clinvk.run"  # the one Celery task; its id is the run's id
+EXCHANGE = "clinvk"
+
+
+def run(id: str) -> str:
+    return "clinvk:run:" + id
+
+
+def events(id: str) -> str:
+    return "clinvk:events:" + id
+
+
+def runs(tenant: str) -> str:
+    return "clinvk:runs:" + tenant
+
+
+def instance(id: str) -> str:
+    return "clinvk:instance:" + id
+
+
+def session(id: str) -> str:
+    return "clinvk:session:" + id
+
+
+def live(api: str) -> str:
+    return "clinvk:live:" + api
+
+
+def orders(instance: str) -> str:
+    return "clinvk:orders:" + instance
+
+
+def queue(backend: str, host: str | None = None) -> str:
+    """The Celery queue for a backend on any host, or on one."""
+    return backend if host is None else f"{backend}@{host}"
