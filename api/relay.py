@@ -1,0 +1,262 @@
+"""Brings runs' events to their followers in this process: one pub/sub connection, every gap filled from the stream.
+
+A pub/sub message is only a live copy of what a run's stream already holds. A follower knows its position; what is
+doubled it drops, and where something is missing (late join, reconnect, Redis restart, its own buffer too full) it
+reads the stream until it has caught up.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+
+from redis.exceptions import RedisError
+
+from shared import names
+from shared.errors import LogExpired, NotFound, StoreUnavailable
+from shared.event import is_last
+from shared.redis import Client
+from shared.store.events import Events
+from shared.store.followers import Followers
+
+_log = logging.getLogger(__name__)
+
+_BUFFER_BYTES = 256 * 1024  # a follower that is slower than this is served from the stream
+_QUIET_S = 3.0
+_BREATH_S = 2.0
+_PAGE = 500
+
+
+class Follower:
+    """One reader of one run's events. `position` is the sequence of the last event that `next` gave out."""
+
+    def __init__(self, relay: "Relay", run_id: str, position: int, *, behind: bool) -> None:
+        self.run_id = run_id
+        self.position = position
+        self.ended = False
+        self.heard_at = asyncio.get_running_loop().time()
+        self._relay = relay
+        self._lines: list[bytes] = []
+        self._bytes = 0
+        self._tail = position  # of what is buffered
+        self._behind = behind
+        self._again = False  # something came while the stream was being read
+        self._gone = False
+        self._wake = asyncio.Event()
+
+    async def next(self, wait_s: float) -> list[bytes]:
+        """The events that have come, as encoded lines, at least one; empty when none came within `wait_s` or the
+        run has ended.
+
+        Raises: LogExpired where events it has not seen are no longer kept; StoreUnavailable.
+        """
+        if self.ended:
+            return []
+        deadline = asyncio.get_running_loop().time() + wait_s
+        while True:
+            if self._behind:
+                lines = await self._catch_up()
+            else:
+                lines, self._lines, self._bytes = self._lines, [], 0
+            if lines:
+                self.position += len(lines)
+                self.ended = is_last(lines[-1])
+                return lines
+            if self._behind:
+                continue
+            if self._gone:
+                raise LogExpired(f"the run {self.run_id} is no longer kept")
+            self._wake.clear()
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                return []
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._wake.wait()
+
+    async def _catch_up(self) -> list[bytes]:
+        self._again = False
+        lines = await self._relay.events.read(self.run_id, after=self.position, count=_PAGE)
+        self._tail = self.position + len(lines)
+        if not lines and not self._again:
+            self._behind = False
+        return lines
+
+    def hear(self, first: int, lines: list[bytes]) -> None:
+        """A live copy came."""
+        self.heard_at = asyncio.get_running_loop().time()
+        if self._behind:
+            self._again = True
+            return
+        known = self._tail - first + 1  # how many of them are here already
+        if known >= len(lines):
+            return
+        if known < 0:
+            self.fall_behind()
+            return
+        fresh = lines[known:] if known else lines
+        self._lines += fresh
+        self._bytes += sum(map(len, fresh))
+        self._tail += len(fresh)
+        if self._bytes > _BUFFER_BYTES and len(self._lines) > 1:
+            self.fall_behind()
+        self._wake.set()
+
+    def compare(self, end: int | None) -> None:
+        """`end` is the sequence of the stream's last event; None: the run is gone."""
+        self.heard_at = asyncio.get_running_loop().time()
+        if end is None:
+            self._gone = True
+            self._wake.set()
+        elif end > self._tail:
+            self.fall_behind()
+
+    def fall_behind(self) -> None:
+        self._lines, self._bytes = [], 0
+        self._behind = self._again = True
+        self._tail = self.position
+        self._wake.set()
+
+    async def close(self) -> bool:
+        """Returns whether the run lives on with nobody following it who must."""
+        return await self._relay.drop(self)
+
+
+class Relay:
+    """Owned by the app: `async with relay`. `api` is this process' id, `listening` is set while it is subscribed."""
+
+    def __init__(self, redis: Client, events: Events, followers: Followers, api: str) -> None:
+        self.api = api
+        self.events = events
+        self._redis = redis
+        self._followers = followers
+        self._local: defaultdict[str, set[Follower]] = defaultdict(set)
+        self._strange: set[str] = set()
+        self._listening = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> "Relay":
+        await self._followers.renew()
+        self._tasks = [
+            asyncio.create_task(self._listen(), name="relay"),
+            asyncio.create_task(self._keep(), name="relay-keep"),
+        ]
+        async with asyncio.timeout(10):
+            await self._listening.wait()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(StoreUnavailable):
+            await self._followers.end()
+
+    @property
+    def open(self) -> int:
+        """How many followers there are."""
+        return sum(map(len, self._local.values()))
+
+    def expect(self, run_id: str) -> Follower:
+        """Follows a run that is about to be submitted with this process as its follower."""
+        follower = Follower(self, run_id, 0, behind=False)
+        self._local[run_id].add(follower)
+        return follower
+
+    async def follow(self, run_id: str, after: int = 0) -> Follower:
+        """Follows a run from the event behind position `after`.
+
+        Raises: NotFound, StoreUnavailable.
+        """
+        follower = Follower(self, run_id, after, behind=True)
+        self._local[run_id].add(follower)
+        try:
+            if await self._followers.add(run_id) is None:
+                raise NotFound("run", run_id)
+        except BaseException:
+            self._forget(follower)
+            raise
+        return follower
+
+    async def drop(self, follower: Follower) -> bool:
+        if not self._forget(follower):
+            return False
+        try:
+            return await self._followers.remove(follower.run_id)
+        except StoreUnavailable:
+            return False  # `_keep` will see that the store knows of a run that nobody here follows
+
+    def _forget(self, follower: Follower) -> bool:
+        """Returns whether it was the last one of its run here."""
+        group = self._local.get(follower.run_id)
+        if group is None or follower not in group:
+            return False
+        group.discard(follower)
+        if group:
+            return False
+        del self._local[follower.run_id]
+        return True
+
+    async def _listen(self) -> None:
+        channel = names.live(self.api)
+        while True:
+            try:
+                async with self._redis.pubsub() as pubsub:
+                    await pubsub.subscribe(channel)
+                    while True:
+                        # A limit, so that a silent socket is not taken for a dead one by the client's own timeout.
+                        message = await pubsub.get_message(timeout=2.0)
+                        if message is None:
+                            continue
+                        if message["type"] == "message":
+                            self._hear(message["data"])
+                        elif message["type"] == "subscribe":  # the first time, or anew after a lost connection
+                            self._listening.set()
+                            for group in self._local.values():
+                                for follower in group:
+                                    follower.fall_behind()
+            except (RedisError, OSError) as error:
+                _log.warning("live events interrupted: %s", type(error).__name__)
+                await asyncio.sleep(0.2)
+
+    def _hear(self, payload: bytes) -> None:
+        header, _, rest = payload.partition(b"\n")
+        run_id, _, first = header.decode().partition(" ")
+        group = self._local.get(run_id)
+        if group:
+            lines = rest.split(b"\n")
+            for follower in group:
+                follower.hear(int(first), lines)
+
+    async def _keep(self) -> None:
+        """Keeps this process' followers counting, and lets no follower miss anything in silence."""
+        while True:
+            try:
+                await self._reconcile(await self._followers.renew())
+                await self._compare_quiet()
+            except StoreUnavailable as error:
+                _log.warning("cannot keep followers: %s", error.message)
+            await asyncio.sleep(_BREATH_S)
+
+    async def _reconcile(self, stored: set[str]) -> None:
+        # Seen twice in a row, so that a submit under way is not taken for a leftover.
+        strange = {run_id for run_id in stored if run_id not in self._local}
+        for run_id in strange & self._strange:
+            await self._followers.remove(run_id)
+        self._strange = strange
+        for run_id in [run_id for run_id in self._local if run_id not in stored]:
+            if any(not follower.ended for follower in self._local.get(run_id, ())):
+                await self._followers.add(run_id)  # the store took us for dead while we were away
+
+    async def _compare_quiet(self) -> None:
+        now = asyncio.get_running_loop().time()
+        quiet = [
+            run_id
+            for run_id, group in self._local.items()
+            if any(now - follower.heard_at > _QUIET_S and not follower.ended for follower in group)
+        ]
+        for start in range(0, len(quiet), _PAGE):
+            page = quiet[start : start + _PAGE]
+            for run_id, end in zip(page, await self.events.ends(page), strict=True):
+                for follower in self._local.get(run_id, ()):
+                    follower.compare(end)

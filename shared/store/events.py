@@ -1,0 +1,56 @@
+"""The events of runs: appended by workers, read by followers from any position."""
+
+from collections.abc import Sequence
+
+import msgspec
+from redis.exceptions import RedisError
+
+from shared import names
+from shared.errors import LogExpired
+from shared.redis import Arg, Scripts, text, unavailable
+
+
+class Batch(msgspec.Struct):
+    """Consecutive encoded events of one run, the first of them with sequence `first`."""
+
+    run_id: str
+    token: str
+    first: int
+    lines: list[bytes]
+
+
+class Events:
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+        self._redis = scripts.redis
+
+    async def append(self, batches: Sequence[Batch]) -> list[str]:
+        """Stores and publishes in one round trip; may be repeated. Returns the runs that are no longer the caller's."""
+        args: list[Arg] = []
+        for batch in batches:
+            args += [batch.run_id, batch.token, batch.first, len(batch.lines), *batch.lines]
+        return [text(run_id) for run_id in await self._scripts("append", *args)]
+
+    async def read(self, run_id: str, *, after: int, count: int = 500) -> list[bytes]:
+        """Encoded events that follow position `after`, oldest first; empty where there are none yet.
+
+        Raises: LogExpired where some of them have been trimmed.
+        """
+        try:
+            rows = await self._redis.xrange(names.events(run_id), min=f"0-{after + 1}", count=count)
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        if rows and int(text(rows[0][0]).partition("-")[2]) != after + 1:
+            raise LogExpired(f"the events of {run_id} up to {text(rows[0][0]).partition('-')[2]} are no longer kept")
+        return [row[1][b"e"] for row in rows]
+
+    async def ends(self, run_ids: Sequence[str]) -> list[int | None]:
+        """The sequence of each run's last event; None for a run that is gone."""
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for run_id in run_ids:
+                    pipe.hget(names.run(run_id), "seq")
+                rows = await pipe.execute()
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        return [None if row is None else int(row) for row in rows]

@@ -1,0 +1,49 @@
+"""The live fleet: worker instances under a short-lived announcement."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from redis.exceptions import RedisError
+
+from shared import names
+from shared.host import BackendState, Instance, Readiness
+from shared.redis import Arg, Scripts, texts, unavailable
+
+_decode = msgspec.json.Decoder(Instance).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Hosts:
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+        self._redis = scripts.redis
+
+    async def announce(self, instance: Instance, slots: Mapping[str, int], *, life_s: float) -> None:
+        """`slots`: queue -> how many runs of it the instance carries at once."""
+        args: list[Arg] = [instance.id, _encode(instance), int(life_s * 1000)]
+        for queue, count in slots.items():
+            args += [queue, count]
+        await self._scripts("announce", *args)
+
+    async def retire(self, instance_id: str) -> None:
+        await self._scripts("retire", instance_id)
+
+    async def list(self) -> list[Instance]:
+        """The live instances, by host and id."""
+        try:
+            ids = texts(await self._redis.zrange(names.INSTANCES, 0, -1))
+            rows = await self._redis.mget([names.instance(i) for i in ids]) if ids else []
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        return sorted((_decode(row) for row in rows if row is not None), key=lambda i: (i.host, i.id))
+
+
+def offers(instances: Sequence[Instance], backend: str) -> list[tuple[Instance, BackendState]]:
+    """The instances that can run a backend now."""
+    return [
+        (instance, state)
+        for instance in instances
+        if not instance.draining
+        for state in instance.backends
+        if state.name == backend and state.readiness is Readiness.READY and state.slots > 0
+    ]

@@ -1,0 +1,14 @@
+-- (id, token, first sequence, count, event…)… -> ids whose attempt is no longer theirs
+local lost = {}
+local i = 1
+while i <= #ARGV do
+  local id, token, first, count = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  local was = redis.call('HMGET', P .. 'run:' .. id, 'status', 'token')
+  if was[1] == 'running' and was[2] == token then
+    append(id, first, i + 4, count)
+  else
+    lost[#lost + 1] = id
+  end
+  i = i + 4 + count
+end
+return lost

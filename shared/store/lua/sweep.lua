@@ -1,0 +1,39 @@
+-- every_ms, pause_ms, max_wait_ms, grace_ms, limit -> {} | {lost ids, overdue ids, unfollowed ids, dead apis}
+-- Finds what is due; each finding is acted on by a script that looks again. Only one process sweeps at a time, since
+-- whoever comes sooner than every_ms after the last sweep finds nothing to do. Where nobody swept for pause_ms,
+-- Redis or all sweepers were away: no lease is judged for one whole lease from now.
+local now = now_ms()
+local last = tonumber(redis.call('GET', P .. 'swept') or '0')
+if now - last < tonumber(ARGV[1]) then return {} end
+redis.call('SET', P .. 'swept', int(now))
+if now - last > tonumber(ARGV[2]) then redis.call('SET', P .. 'hold', int(now + LEASE_MS), 'PX', LEASE_MS) end
+local limit = ARGV[5]
+
+for _, queue in ipairs(redis.call('SMEMBERS', P .. 'queues')) do measure(queue, now) end
+for _, instance in ipairs(redis.call('ZRANGEBYSCORE', P .. 'instances', 0, int(now - 60000))) do
+  redis.call('ZREM', P .. 'instances', instance)
+end
+
+-- A hint may be lost, or lie with a worker that died. Where its list is empty, soon; where it may still be in
+-- the list, late: one too many does no harm, since a run is claimed once.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'queued', 0, int(now - 3000), 'LIMIT', 0, limit)) do
+  local queue = redis.call('HGET', P .. 'run:' .. id, 'queue')
+  if not queue then
+    redis.call('ZREM', P .. 'queued', id)
+  else
+    local hinted = tonumber(redis.call('ZSCORE', P .. 'queued', id))
+    if redis.call('LLEN', queue) == 0 or now - hinted > 30000 then hint(id, queue, now) end
+  end
+end
+
+local dead = {}
+for _, api in ipairs(redis.call('ZRANGEBYSCORE', P .. 'apis', 0, int(now))) do
+  if not redis.call('GET', P .. 'hold') then dead[#dead + 1] = api end
+end
+local lost = {}
+if not redis.call('GET', P .. 'hold') then
+  lost = redis.call('ZRANGEBYSCORE', P .. 'running', 0, int(now), 'LIMIT', 0, limit)
+end
+local overdue = redis.call('ZRANGEBYSCORE', P .. 'waiting', 0, int(now - tonumber(ARGV[3])), 'LIMIT', 0, limit)
+local alone = redis.call('ZRANGEBYSCORE', P .. 'unfollowed', 0, int(now - tonumber(ARGV[4])), 'LIMIT', 0, limit)
+return { lost, overdue, alone, dead }

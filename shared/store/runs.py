@@ -1,0 +1,179 @@
+"""Run records: their life from submit to end."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+from redis.exceptions import RedisError
+
+from shared import event, names
+from shared.errors import QueueFull
+from shared.redis import Scripts, text, texts, unavailable
+from shared.run import Failure, Outcome, Run, RunSpec, Status
+
+_encode = msgspec.json.Encoder().encode
+_spec = msgspec.json.Decoder(RunSpec)
+_outcome = msgspec.json.Decoder(Outcome)
+_failure = msgspec.json.Decoder(Failure)
+
+_FIELDS = ("spec", "status", "queue", "created", "queued", "started", "ended", "host", "instance", "attempt", "seq")
+_FIELDS += ("detached", "cancel", "outcome")
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A run that is now ours to carry out. `token` must accompany all that is said of it."""
+
+    spec: RunSpec
+    token: str
+    sequence: int  # of the last event so far
+    attempt: int
+
+
+def last_event(spec: RunSpec, outcome: Outcome) -> bytes:
+    """The event that ends a run, its sequence left to the store."""
+    content: event.Content
+    if outcome.failure is None:
+        content = event.Done(outcome.usage, outcome.duration_ms / 1000, outcome.turns)
+    else:
+        failure = outcome.failure
+        details: dict[str, Any] = {"cause": failure.cause, "exit_code": outcome.exit_code}
+        if failure.retry_after_s is not None:
+            details["retry_after_s"] = failure.retry_after_s
+        content = event.Error(failure.code, failure.message, details)
+    return event.encode(
+        content, backend=spec.backend, session_id=spec.session_id or "", sequence=0, at_s=time.time()
+    )
+
+
+class Runs:
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+        self._redis = scripts.redis
+
+    async def add(self, spec: RunSpec, queue: str, *, follower: str | None, max_depth: int) -> Status:
+        """Puts a run in line. `follower` is the API process that already listens; None: nobody needs to.
+
+        Raises: QueueFull, StoreUnavailable; after the latter the run may be there or not.
+        """
+        reply = await self._scripts(
+            "submit", spec.id, spec.tenant, queue, _encode(spec), follower or "", spec.priority, spec.retry, max_depth
+        )
+        if text(reply[0]) == "full":
+            raise QueueFull(f"{reply[1]} runs are waiting already", retry_after_s=5, details={"depth": reply[1]})
+        return Status(text(reply[0]))
+
+    async def claim(self, run_id: str, token: str, *, host: str, instance: str) -> Claim | None:
+        """queued -> running; None where the run is not there to be had: doubled hint, ended, claimed by another."""
+        reply = await self._scripts("claim", run_id, token, host, instance)
+        if text(reply[0]) != "claimed":
+            return None
+        return Claim(_spec.decode(reply[1]), token, int(reply[2]), int(reply[3]))
+
+    async def renew(self, held: Sequence[tuple[str, str]]) -> dict[str, Failure | None]:
+        """Prolongs the leases of (run, token) pairs. Returns those that may not go on: None for a lease that is
+        lost, else why it is to be cancelled."""
+        reply = await self._scripts("renew", *[part for pair in held for part in pair])
+        return {text(i): None if o == b"lost" or o == "lost" else _failure.decode(o) for i, o in reply}
+
+    async def end(
+        self, claim: Claim, outcome: Outcome, *, retryable: bool, first: int, events: Sequence[bytes]
+    ) -> Literal["ended", "again", "lost"]:
+        """running -> final, with the events not sent yet. "again": its caller allowed another attempt."""
+        reply = text(
+            await self._scripts(
+                "end",
+                claim.spec.id,
+                claim.token,
+                outcome.status.value,
+                _encode(outcome),
+                last_event(claim.spec, outcome),
+                int(retryable),
+                first,
+                len(events),
+                *events,
+            )
+        )
+        return "again" if reply == "again" else "ended" if reply == "ended" else "lost"
+
+    async def cancel(
+        self, spec: RunSpec, failure: Failure, condition: Literal["", "unfollowed", "unstarted"] = ""
+    ) -> str:
+        """Ends a run that has not started, or orders its worker to. Returns ended, ordered, kept (the condition
+        did not hold), a final status, or "" for no such run."""
+        outcome = Outcome(failure=failure)
+        reply = await self._scripts(
+            "cancel", spec.id, _encode(failure), _encode(outcome), last_event(spec, outcome), condition
+        )
+        return text(reply)
+
+    async def expire(self, spec: RunSpec, failure: Failure) -> str:
+        """Ends a running run whose lease has run out. Returns ended, again or kept."""
+        outcome = Outcome(failure=failure)
+        return text(await self._scripts("expire", spec.id, _encode(outcome), last_event(spec, outcome)))
+
+    async def get(self, run_id: str) -> Run | None:
+        return (await self.get_many([run_id]))[0]
+
+    async def get_many(self, run_ids: Sequence[str]) -> list[Run | None]:
+        if not run_ids:
+            return []
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for run_id in run_ids:
+                    pipe.hmget(names.run(run_id), _FIELDS)
+                rows = await pipe.execute()
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        return [_run(row) for row in rows]
+
+    async def list(self, tenant: str, *, limit: int, offset: int) -> tuple[list[Run], int]:
+        """The newest first, and how many there are. Records that have expired are left out and forgotten."""
+        name = names.runs(tenant)
+        try:
+            ids = texts(await self._redis.zrevrange(name, offset, offset + limit - 1))
+            total = int(await self._redis.zcard(name))
+            runs = await self.get_many(ids)
+            gone = [i for i, run in zip(ids, runs, strict=True) if run is None]
+            if gone:
+                await self._redis.zrem(name, *gone)
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        return [run for run in runs if run is not None], total - len(gone)
+
+    async def counts(self) -> dict[str, int]:
+        """How many runs wait, are queued, are running."""
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for name in (names.WAITING, names.QUEUED, names.RUNNING):
+                    pipe.zcard(name)
+                waiting, queued, running = await pipe.execute()
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        return {"waiting": waiting, "queued": queued, "running": running}
+
+
+def _seconds(value: bytes | None) -> float | None:
+    return None if value is None else int(value) / 1000
+
+
+def _run(row: Sequence[bytes | None]) -> Run | None:
+    spec, status, queue, created, queued, started, ended, host, instance, attempt, seq, detached, cancel, outcome = row
+    if spec is None or status is None:
+        return None
+    return Run(
+        spec=_spec.decode(spec),
+        status=Status(text(status)),
+        queue=text(queue),
+        created_at=_seconds(created) or 0.0,
+        queued_at=_seconds(queued),
+        started_at=_seconds(started),
+        ended_at=_seconds(ended),
+        host=None if host is None else text(host),
+        instance=None if instance is None else text(instance),
+        attempt=int(attempt or 0),
+        sequence=int(seq or 0),
+        detached=detached is not None,
+        cancelling=None if cancel is None else _failure.decode(cancel),
+        outcome=None if outcome is None else _outcome.decode(outcome),
+    )

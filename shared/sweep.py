@@ -1,0 +1,73 @@
+"""Ends what nobody else will end: lost runs, overdue ones, runs that nobody follows, followers that died."""
+
+import asyncio
+import logging
+
+from shared.errors import ClinvkError
+from shared.redis import Scripts, texts
+from shared.run import Failure
+from shared.store.runs import Runs
+
+_log = logging.getLogger(__name__)
+
+EVERY_S = 0.5
+_PAUSE_S = 3.0  # nobody swept for so long: Redis or all sweepers were away
+_LIMIT = 200
+
+WORKER_LOST = Failure(
+    "worker_lost",
+    "the worker that carried out this run died or lost its way to Redis; the run may have had effects, so it was not "
+    "started again (`retry` allows it)",
+    "worker_lost",
+)
+HUNG_UP = Failure("cancelled", "nobody followed this run any more", "hung_up")
+
+
+class Sweeper:
+    """Any number of processes may sweep; the store lets one at a time."""
+
+    def __init__(self, scripts: Scripts, runs: Runs, *, max_wait_s: float, hangup_grace_s: float) -> None:
+        self._scripts = scripts
+        self._runs = runs
+        self._max_wait_s = max_wait_s
+        # The API that saw the hang-up ends the run after the grace; this is for the one that died.
+        self._grace_s = hangup_grace_s + 1.0
+
+    async def run(self) -> None:
+        """Sweeps until cancelled; Redis away is waited for."""
+        while True:
+            try:
+                while await self.sweep():
+                    pass
+            except ClinvkError as error:
+                _log.warning("cannot sweep: %s", error.message)
+            await asyncio.sleep(EVERY_S)
+
+    async def sweep(self) -> bool:
+        """Once. Returns whether there may be more to do at once."""
+        found = await self._scripts(
+            "sweep",
+            int(EVERY_S * 1000),
+            int(_PAUSE_S * 1000),
+            int(self._max_wait_s * 1000),
+            int(self._grace_s * 1000),
+            _LIMIT,
+        )
+        if not found:
+            return False
+        lost, overdue, alone, dead = (texts(part) for part in found)
+        for api in dead:
+            count = await self._scripts("leave_api", api)
+            _log.warning("API process %s is gone; it followed %s runs", api, count)
+        for run_id in lost:
+            if (run := await self._runs.get(run_id)) is not None:
+                how = await self._runs.expire(run.spec, run.cancelling or WORKER_LOST)
+                _log.warning("run %s lost its worker on %s: %s", run_id, run.host, how)
+        waited = Failure("timeout", f"no worker had room for it within {self._max_wait_s:g} s", "waited_too_long")
+        for run_id in overdue:
+            if (run := await self._runs.get(run_id)) is not None:
+                await self._runs.cancel(run.spec, waited, "unstarted")
+        for run_id in alone:
+            if (run := await self._runs.get(run_id)) is not None:
+                await self._runs.cancel(run.spec, HUNG_UP, "unfollowed")
+        return len(lost) == _LIMIT or len(overdue) == _LIMIT
