@@ -42,6 +42,7 @@ class Follower:
         self._behind = behind
         self._again = False  # something came while the stream was being read
         self._gone = False
+        self._woken = False
         self._wake = asyncio.Event()
 
     async def next(self, wait_s: float) -> list[bytes]:
@@ -67,6 +68,9 @@ class Follower:
             if self._gone:
                 raise LogExpired(f"the run {self.run_id} is no longer kept")
             self._wake.clear()
+            if self._woken:
+                self._woken = False
+                return []
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 return []
@@ -117,6 +121,10 @@ class Follower:
         self._tail = self.position
         self._wake.set()
 
+    def wake(self) -> None:
+        self._woken = True
+        self._wake.set()
+
     async def close(self) -> bool:
         """Returns whether the run lives on with nobody following it who must."""
         return await self._relay.drop(self)
@@ -156,6 +164,12 @@ class Relay:
     def open(self) -> int:
         """How many followers there are."""
         return sum(map(len, self._local.values()))
+
+    def wake_all(self) -> None:
+        """Every waiting `next` looks up once."""
+        for group in self._local.values():
+            for follower in group:
+                follower.wake()
 
     def expect(self, run_id: str) -> Follower:
         """Follows a run that is about to be submitted with this process as its follower."""

@@ -1,0 +1,110 @@
+"""All wiring of the API process."""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import asyncio
+
+from litestar import Litestar, Request, Response
+from litestar.exceptions import HTTPException
+from litestar.types import ASGIApp
+
+from api import errors, health, openapi
+from api.context import Context
+from api.layers import Auth, Key, RequestIds
+from api.native import routes as native
+from api.relay import Relay
+from shared.config import Config
+from shared.dispatch import Dispatch
+from shared.errors import ClinvkError
+from shared.ids import new_id
+from shared.redis import connect
+from shared.store import Limits, create_scripts
+from shared.store.events import Events
+from shared.store.followers import Followers
+from shared.store.hosts import Hosts
+from shared.store.runs import Runs
+from shared.sweep import Sweeper
+
+_log = logging.getLogger(__name__)
+
+
+def limits_of(config: Config) -> Limits:
+    return Limits(
+        lease_s=config.worker.lease_secs,
+        retention_s=config.runs.retention_secs,
+        max_events=config.runs.max_events,
+    )
+
+
+class App:
+    """The ASGI application and what its process must tell it."""
+
+    def __init__(self, asgi: ASGIApp, litestar: Litestar) -> None:
+        self.asgi = asgi
+        self._litestar = litestar
+
+    @property
+    def context(self) -> Context:
+        context = self._litestar.state.context
+        assert isinstance(context, Context)
+        return context
+
+    def close_streams(self) -> None:
+        """Ends the open streams, so that the process can; their followers come back through another replica."""
+        self.context.closing.set()
+        self.context.relay.wake_all()
+
+
+def create_app(config: Config, keys: Sequence[Key]) -> App:
+    """`config.redis.url` must be set."""
+    assert config.redis.url
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        redis = connect(config.redis.url or "")
+        scripts = create_scripts(redis, limits_of(config))
+        runs, hosts, events = Runs(scripts), Hosts(scripts), Events(scripts)
+        api = new_id("api")
+        relay = Relay(redis, events, Followers(scripts, api), api)
+        dispatch = Dispatch(runs, hosts, max_depth=config.queue.max_depth)
+        sweeper = Sweeper(
+            scripts, runs, max_wait_s=config.queue.max_wait_secs, hangup_grace_s=config.server.hangup_grace_secs
+        )
+        async with relay:
+            context = app.state.context = Context(config, runs, hosts, relay, dispatch)
+            sweeping = asyncio.create_task(sweeper.run(), name="sweep")
+            try:
+                yield
+            finally:
+                sweeping.cancel()
+                await asyncio.gather(sweeping, return_exceptions=True)
+                await context.close()
+        await redis.aclose()
+        await redis.connection_pool.disconnect()
+
+    litestar = Litestar(
+        route_handlers=[native.router, health.health, openapi.openapi_json, openapi.docs, openapi.docs_asset],
+        lifespan=[lifespan],
+        exception_handlers={Exception: _on_error},
+        openapi_config=None,
+        request_max_body_size=config.server.max_request_body_bytes,
+        logging_config=None,
+    )
+    return App(RequestIds(Auth(litestar, keys)), litestar)
+
+
+def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    dialect = errors.dialect_of(request.url.path)
+    request_id = str(request.scope["state"].get("request_id", ""))
+    if isinstance(error, HTTPException):
+        answer = errors.of_status(error.status_code, error.detail, dialect=dialect, request_id=request_id)
+    else:
+        if not isinstance(error, ClinvkError):
+            _log.exception("request failed", exc_info=error)
+        answer = errors.of_exception(error, dialect=dialect, request_id=request_id)
+    return Response(
+        answer.body, status_code=answer.status, headers=answer.headers, media_type="application/problem+json"
+    )

@@ -1,0 +1,83 @@
+"""What the routes work with: wired once in app.py, found again from a request."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+
+from litestar import Request
+
+from api.relay import Follower, Relay
+from shared.config import Config
+from shared.dispatch import Dispatch
+from shared.errors import ClinvkError
+from shared.host import Instance, Readiness
+from shared.store.hosts import Hosts
+from shared.store.runs import Runs
+from shared.sweep import HUNG_UP
+
+_log = logging.getLogger(__name__)
+
+
+class Context:
+    """Owns the timers of hang-ups; all else it is given."""
+
+    def __init__(self, config: Config, runs: Runs, hosts: Hosts, relay: Relay, dispatch: Dispatch) -> None:
+        self.config = config
+        self.runs = runs
+        self.hosts = hosts
+        self.relay = relay
+        self.dispatch = dispatch
+        self.closing = asyncio.Event()  # set when this process shuts down: streams end
+        self.started_at = time.time()
+        self._timers: set[asyncio.Task[None]] = set()
+
+    @staticmethod
+    def now() -> float:
+        return time.time()
+
+    async def release(self, follower: Follower) -> None:
+        """A client is gone or served. A run that nobody follows any more is ended after the grace."""
+        if await follower.close() and not self.closing.is_set():
+            task = asyncio.create_task(self._hung_up(follower.run_id), name=f"hung-up-{follower.run_id}")
+            self._timers.add(task)
+            task.add_done_callback(self._timers.discard)
+
+    async def _hung_up(self, run_id: str) -> None:
+        await asyncio.sleep(self.config.server.hangup_grace_secs)
+        try:
+            run = await self.runs.get(run_id)
+            if run is not None:
+                await self.runs.cancel(run.spec, HUNG_UP, "unfollowed")
+        except ClinvkError as error:
+            _log.warning("run %s is left to the sweep: %s", run_id, error.message)
+
+    async def close(self) -> None:
+        for task in list(self._timers):
+            task.cancel()
+        await asyncio.gather(*self._timers, return_exceptions=True)
+
+    def backends_of(self, fleet: Sequence[Instance]) -> list[dict[str, Any]]:
+        """Each backend that some live worker knows, with the hosts that can run it."""
+        found: dict[str, dict[str, Any]] = {}
+        for instance in fleet:
+            for state in instance.backends:
+                entry = found.setdefault(state.name, {"name": state.name, "available": False, "hosts": []})
+                ready = state.readiness is Readiness.READY and not instance.draining
+                entry["available"] = entry["available"] or ready
+                entry["hosts"].append(
+                    {
+                        "host": instance.host,
+                        "state": state.readiness.value,
+                        "version": state.version,
+                        "reason": state.reason,
+                        "slots": state.slots,
+                        "running": state.running,
+                    }
+                )
+        return sorted(found.values(), key=lambda entry: str(entry["name"]))
+
+
+def context_of(request: Request[Any, Any, Any]) -> Context:
+    return cast("Context", request.app.state.context)

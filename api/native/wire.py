@@ -1,0 +1,177 @@
+"""The native bodies, in and out."""
+
+import difflib
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from shared.errors import InvalidRequest
+from shared.event import TokenUsage
+from shared.run import ApprovalMode, Priority, Run, SandboxMode, SystemPromptMode
+
+_MAX_DEPTH = 64
+
+OutputFormat = Literal["default", "text", "json", "stream-json"]
+
+
+class PromptBody(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One prompt for one backend. Fields left out, or null, are the host's own defaults."""
+
+    backend: str
+    prompt: str
+    model: str | None = None
+    workdir: str | None = None
+    add_dirs: list[str] = []
+    ephemeral: bool = False
+    approval_mode: ApprovalMode | None = None
+    sandbox_mode: SandboxMode | None = None
+    output_format: OutputFormat = "default"
+    max_tokens: int | None = None
+    max_turns: int | None = None
+    system_prompt: str | None = None
+    system_prompt_mode: SystemPromptMode = "replace"
+    verbose: bool = False
+    dry_run: bool = False
+    extra: list[str] = []
+    metadata: dict[str, Any] = {}
+    timeout_secs: float | None = None
+    labels: dict[str, str] = {}
+    retry: int = 0
+    priority: Priority = "interactive"
+
+
+class PromptAnswer(msgspec.Struct, kw_only=True):
+    """What a run came to. `error` is empty where it succeeded."""
+
+    run_id: str
+    session_id: str
+    backend: str
+    exit_code: int
+    duration_ms: int
+    output: str
+    error: str
+    error_code: str | None = None
+    error_cause: str | None = None
+    token_usage: TokenUsage | None = None
+
+
+class RunView(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A run as its caller sees it. Times are seconds since the epoch."""
+
+    id: str
+    status: str
+    backend: str
+    created_at: float
+    model: str | None = None
+    session_id: str | None = None
+    queued_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    host: str | None = None
+    attempt: int = 0
+    sequence: int = 0
+    cancelling: bool = False
+    metadata: dict[str, Any] = {}
+    result: PromptAnswer | None = None
+
+
+class RunList(msgspec.Struct, kw_only=True):
+    runs: list[RunView]
+    total: int
+    limit: int
+    offset: int
+
+
+class Problem(msgspec.Struct, kw_only=True):
+    """Every error's body (RFC 9457), with the same in `error` for clients that look there."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    error: dict[str, Any]
+    request_id: str
+
+
+T = TypeVar("T")
+
+
+def parse(body: bytes, kind: type[T]) -> T:
+    """A native body: null means absent, an unknown field is refused by name.
+
+    Raises: InvalidRequest that says what, where and what would be right.
+    """
+    try:
+        data = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    if _deeper_than(data, _MAX_DEPTH):
+        raise InvalidRequest(f"the body is nested deeper than {_MAX_DEPTH} levels")
+    known = [field.name for field in msgspec.structs.fields(kind)]  # type: ignore[arg-type]  # callers pass structs
+    data = {name: value for name, value in data.items() if value is not None}
+    for name in data:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            raise InvalidRequest(f"unknown field {name!r}{hint}", field=name, issue="unknown field")
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$.")
+        field = where.rstrip("`") or None
+        if field is None and "missing required field" in what:
+            field = what.rpartition("field `")[2].rstrip("`")
+        raise InvalidRequest(f"{field}: {what}" if field else what, field=field, issue=what) from error
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    layer = [value]
+    for _ in range(levels):
+        below = [v for item in layer for v in (item.values() if isinstance(item, dict) else item)]
+        layer = [item for item in below if isinstance(item, dict | list)]
+        if not layer:
+            return False
+    return True
+
+
+def answer(run: Run) -> PromptAnswer:
+    """The answer of an ended run."""
+    outcome = run.outcome
+    assert outcome is not None
+    failure, usage = outcome.failure, outcome.usage
+    return PromptAnswer(
+        run_id=run.id,
+        session_id=run.spec.session_id or "",
+        backend=run.spec.backend,
+        exit_code=outcome.exit_code if outcome.exit_code is not None else -1,
+        duration_ms=outcome.duration_ms,
+        output=outcome.output,
+        error="" if failure is None else failure.message,
+        error_code=None if failure is None else failure.code,
+        error_cause=None if failure is None else failure.cause,
+        token_usage=None
+        if usage is None
+        else TokenUsage(usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens),
+    )
+
+
+def view(run: Run) -> RunView:
+    return RunView(
+        id=run.id,
+        status=run.status.value,
+        backend=run.spec.backend,
+        created_at=run.created_at,
+        model=run.spec.model,
+        session_id=run.spec.session_id,
+        queued_at=run.queued_at,
+        started_at=run.started_at,
+        ended_at=run.ended_at,
+        host=run.host,
+        attempt=run.attempt,
+        sequence=run.sequence,
+        cancelling=run.cancelling is not None,
+        metadata=run.spec.metadata,
+        result=answer(run) if run.outcome is not None else None,
+    )

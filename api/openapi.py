@@ -1,0 +1,175 @@
+"""The OpenAPI document and its page, which needs no internet."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import swagger_ui
+from litestar import Response, get
+from litestar.exceptions import NotFoundException
+
+from api.native import wire
+
+_STATIC = Path(swagger_ui.__file__).parent / "static"
+_ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
+
+_BODIES = (wire.PromptBody, wire.PromptAnswer, wire.RunView, wire.RunList, wire.Problem)
+_EVENTS = "Unified events, one object each: type, backend, session_id, timestamp, sequence, content. The last is done or error."
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _json(name: str, text: str) -> dict[str, Any]:
+    return {"description": text, "content": {"application/json": {"schema": _ref(name)}}}
+
+
+def _problems(*statuses: int) -> dict[str, Any]:
+    content = {"application/problem+json": {"schema": _ref("Problem")}}
+    words = {
+        400: "The request must change.",
+        401: "A key is needed.",
+        404: "There is no such run.",
+        410: "The events asked for are no longer kept.",
+        413: "The body is too large.",
+        429: "The queue is full, or the vendor limits.",
+        500: "The service failed.",
+        502: "The run failed without an exit of the CLI.",
+        503: "No worker, or no store.",
+        504: "Not in time.",
+        409: "The run was cancelled before it ran.",
+    }
+    return {str(status): {"description": words[status], "content": content} for status in statuses}
+
+
+_STREAMS = {
+    "application/x-ndjson": {"schema": {"type": "string", "description": _EVENTS}},
+    "text/event-stream": {"schema": {"type": "string", "description": _EVENTS + " The id is the sequence."}},
+}
+_RUN_ID = {"name": "run_id", "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _query(name: str, text: str, low: int, default: int) -> dict[str, Any]:
+    schema = {"type": "integer", "minimum": low, "default": default}
+    return {"name": name, "in": "query", "required": False, "description": text, "schema": schema}
+
+
+def document() -> dict[str, Any]:
+    """The whole document as plain data."""
+    _, components = msgspec.json.schema_components(_BODIES, ref_template="#/components/schemas/{name}")
+    answered = _json("PromptAnswer", "The run was carried out; `error` is empty where it succeeded.")
+    answered["content"] |= _STREAMS
+    paths: dict[str, Any] = {
+        "/api/v1/prompt": {
+            "post": {
+                "operationId": "create-prompt",
+                "summary": "Have one prompt carried out by one backend",
+                "description": "JSON by default; NDJSON with output_format stream-json; SSE with Accept: "
+                "text/event-stream; 202 with Prefer: respond-async.",
+                "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("PromptBody")}}},
+                "responses": {
+                    "200": answered,
+                    "202": _json("RunView", "Accepted; Location names the run."),
+                    **_problems(400, 401, 404, 409, 413, 429, 500, 502, 503, 504),
+                },
+            }
+        },
+        "/api/v1/runs": {
+            "get": {
+                "operationId": "list-runs",
+                "summary": "The caller's runs, the newest first",
+                "parameters": [_query("limit", "At most 1000.", 1, 100), _query("offset", "How many to skip.", 0, 0)],
+                "responses": {"200": _json("RunList", "A page."), **_problems(400, 401, 500, 503)},
+            }
+        },
+        "/api/v1/runs/{run_id}": {
+            "get": {
+                "operationId": "get-run",
+                "summary": "One run",
+                "parameters": [_RUN_ID],
+                "responses": {"200": _json("RunView", "The run."), **_problems(401, 404, 500, 503)},
+            },
+            "delete": {
+                "operationId": "cancel-run",
+                "summary": "Cancel a run",
+                "parameters": [_RUN_ID],
+                "responses": {
+                    "200": _json("RunView", "It has ended."),
+                    "202": _json("RunView", "Its worker has been ordered to end it."),
+                    **_problems(401, 404, 500, 503),
+                },
+            },
+        },
+        "/api/v1/runs/{run_id}/events": {
+            "get": {
+                "operationId": "follow-run",
+                "summary": "Follow a run from any position, as SSE or NDJSON",
+                "parameters": [_RUN_ID, _query("after", "The sequence behind which to begin.", 0, 0)],
+                "responses": {
+                    "200": {"description": _EVENTS, "content": _STREAMS},
+                    **_problems(400, 401, 404, 410, 500, 503),
+                },
+            }
+        },
+        "/api/v1/backends": {
+            "get": {
+                "operationId": "list-backends",
+                "summary": "The backends of the live fleet",
+                "responses": {
+                    "200": {"description": "By name.", "content": {"application/json": {"schema": {"type": "object"}}}},
+                    **_problems(401, 500, 503),
+                },
+            }
+        },
+    }
+    for path in ("/health", "/api/v1/health"):
+        content = {"application/json": {"schema": {"type": "object"}}}
+        paths[path] = {
+            "get": {
+                "operationId": "health" if path == "/health" else "health-v1",
+                "summary": "Whether runs can be taken",
+                "security": [],
+                "responses": {
+                    "200": {"description": "ok or degraded", "content": content},
+                    "503": {"description": "unhealthy", "content": content},
+                },
+            }
+        }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "clinvk", "version": version("clinvk"), "description": "Agent CLIs as HTTP APIs."},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+            },
+        },
+        "security": [{"bearer": []}, {"key": []}, {}],
+    }
+
+
+_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>clinvk API</title>
+<link rel="stylesheet" href="/docs/swagger-ui.css"></head><body><div id="ui"></div>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", validatorUrl: null});</script></body></html>"""
+
+
+@get("/openapi.json", sync_to_thread=False)
+def openapi_json() -> Response[bytes]:
+    return Response(msgspec.json.encode(document()), media_type="application/json")
+
+
+@get("/docs", sync_to_thread=False)
+def docs() -> Response[str]:
+    return Response(_PAGE, media_type="text/html; charset=utf-8")
+
+
+@get("/docs/{name:str}", sync_to_thread=False)
+def docs_asset(name: str) -> Response[bytes]:
+    if name not in _ASSETS:
+        raise NotFoundException
+    return Response((_STATIC / name).read_bytes(), media_type=_ASSETS[name])

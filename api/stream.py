@@ -1,0 +1,122 @@
+"""Sends a run's events to one client as they come, and notices when it hangs up."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from litestar.types import Receive, Scope, Send
+
+from api.relay import Follower
+from shared.errors import ClinvkError
+
+_log = logging.getLogger(__name__)
+
+Render = Callable[[Sequence[bytes], int], bytes]
+"""Encoded events, of which the first has this sequence -> bytes of the answer."""
+
+HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+def ndjson(lines: Sequence[bytes], first: int) -> bytes:  # noqa: ARG001  # the lines hold their sequences
+    return b"\n".join(lines) + b"\n"
+
+
+def sse(lines: Sequence[bytes], first: int) -> bytes:
+    return b"".join(
+        b"id: %d\nevent: %s\ndata: %s\n\n" % (first + i, _type(line), line) for i, line in enumerate(lines)
+    )
+
+
+def _type(line: bytes) -> bytes:
+    return line[9 : line.index(b'"', 9)]  # behind {"type":"
+
+
+class EventStream:
+    """An ASGI answer. `first` are events that came while the status was held; `release` is told at the end, in any case.
+
+    A relay that fails breaks the connection off, since clients take a clean end for a whole answer.
+    """
+
+    def __init__(
+        self,
+        follower: Follower,
+        first: list[bytes],
+        *,
+        render: Render,
+        heartbeat: bytes,
+        heartbeat_s: float,
+        headers: Mapping[str, str],
+        on_error: Callable[[Exception], bytes],
+        release: Callable[[Follower], Awaitable[None]],
+        closing: asyncio.Event,
+    ) -> None:
+        self._follower = follower
+        self._first = first
+        self._render = render
+        self._heartbeat = heartbeat
+        self._heartbeat_s = heartbeat_s
+        self._headers = [(k.encode(), v.encode()) for k, v in headers.items()]
+        self._on_error = on_error
+        self._release = release
+        self._closing = closing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
+        body = asyncio.create_task(self._body(send), name=f"stream-{self._follower.run_id}")
+        gone = asyncio.create_task(hung_up(receive), name="hung-up")
+        try:
+            await asyncio.wait({body, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if body.done():
+                body.result()
+        finally:
+            for task in (body, gone):
+                task.cancel()
+            await asyncio.gather(body, gone, return_exceptions=True)
+            await self._release(self._follower)
+
+    async def _body(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        follower = self._follower
+        if self._first:
+            first = follower.position - len(self._first) + 1
+            await self._send(send, self._render(self._first, first))
+        try:
+            while not follower.ended and not self._closing.is_set():
+                lines = await follower.next(self._heartbeat_s)
+                if lines:
+                    await self._send(send, self._render(lines, follower.position - len(lines) + 1))
+                elif not follower.ended and not self._closing.is_set():
+                    await self._send(send, self._heartbeat)
+        except ClinvkError as error:
+            await self._send(send, self._on_error(error))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        # Where this process shuts down first, the answer is left unfinished: a client must not take it for whole.
+        if follower.ended:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    @staticmethod
+    async def _send(send: Send, body: bytes) -> None:
+        if body:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def hung_up(receive: Receive) -> None:
+    """Returns when the client has gone; the request's body must have been read."""
+    while True:
+        if (await receive())["type"] == "http.disconnect":
+            return
+
+
+async def unless_gone(receive: Receive, work: "asyncio.Task[object]") -> bool:
+    """Waits for `work` or the client's hang-up; False: the client is gone and `work` has been cancelled."""
+    gone = asyncio.create_task(hung_up(receive), name="hung-up")
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return work.done()
+    finally:
+        gone.cancel()
+        if not work.done():
+            work.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([gone, work])

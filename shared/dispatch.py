@@ -1,0 +1,117 @@
+"""The only place where a run is put in line, and where one is cancelled."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from shared import names
+from shared.errors import BackendNotFound, BackendUnavailable, InvalidRequest, NotEnforceable, UnsupportedParameter
+from shared.host import BackendState, Capabilities, Instance, Readiness
+from shared.run import Failure, Run, RunSpec, Status
+from shared.store.hosts import Hosts, offers
+from shared.store.runs import Runs
+
+KNOWN_BACKENDS = ("claude", "codex", "gemini", "echo")
+
+_FRESH_S = 1.0
+
+CANCELLED = Failure("cancelled", "cancelled by its caller", "cancelled")
+
+
+class Dispatch:
+    """`max_depth` is how many runs may wait; `fleet` is asked for at most once a second."""
+
+    def __init__(self, runs: Runs, hosts: Hosts, *, max_depth: int) -> None:
+        self._runs = runs
+        self._hosts = hosts
+        self._max_depth = max_depth
+        self._fleet: list[Instance] = []
+        self._fleet_at = -1e9
+        self._refresh = asyncio.Lock()
+
+    async def fleet(self, *, fresh: bool = False) -> list[Instance]:
+        """The live instances, at most a second old."""
+        if fresh or time.monotonic() - self._fleet_at > _FRESH_S:
+            async with self._refresh:
+                if fresh or time.monotonic() - self._fleet_at > _FRESH_S:
+                    self._fleet = await self._hosts.list()
+                    self._fleet_at = time.monotonic()
+        return self._fleet
+
+    async def admit(self, spec: RunSpec) -> str:
+        """The queue for a run that can work now.
+
+        Raises: BackendNotFound, BackendUnavailable, UnsupportedParameter, NotEnforceable, InvalidRequest.
+        """
+        fleet = await self.fleet()
+        able = _matching(fleet, spec)
+        if not able:
+            fleet = await self.fleet(fresh=True)
+            able = _matching(fleet, spec)
+        if not able:
+            raise _nobody(fleet, spec)
+        check(spec, able[0][1].capabilities)
+        if spec.labels:
+            instance, _ = min(able, key=lambda pair: pair[0].running / max(pair[0].slots, 1))
+            return names.queue(spec.backend, instance.host)
+        return names.queue(spec.backend)
+
+    async def submit(self, spec: RunSpec, *, follower: str | None) -> Status:
+        """Puts the run in line; its caller already listens. Raises: as `admit`, and QueueFull, StoreUnavailable."""
+        queue = await self.admit(spec)
+        return await self._runs.add(spec, queue, follower=follower, max_depth=self._max_depth)
+
+    async def cancel(self, run: Run, failure: Failure = CANCELLED) -> str:
+        return await self._runs.cancel(run.spec, failure)
+
+
+def _matching(fleet: Sequence[Instance], spec: RunSpec) -> list[tuple[Instance, BackendState]]:
+    return [
+        (instance, state)
+        for instance, state in offers(fleet, spec.backend)
+        if all(instance.labels.get(key) == value for key, value in spec.labels.items())
+    ]
+
+
+def _nobody(fleet: Sequence[Instance], spec: RunSpec) -> Exception:
+    states = [s for i in fleet for s in i.backends if s.name == spec.backend]
+    if spec.backend not in KNOWN_BACKENDS and not states:
+        offered = sorted({s.name for i in fleet for s in i.backends if s.readiness is Readiness.READY})
+        return BackendNotFound(
+            f"there is no backend {spec.backend!r}; known are {', '.join(KNOWN_BACKENDS)}"
+            + (f", offered now: {', '.join(offered)}" if offered else ""),
+            field="backend",
+        )
+    reasons = sorted({s.reason for s in states if s.reason})
+    why = "; ".join(reasons) or ("no live worker offers it" if fleet else "no worker is connected")
+    if spec.labels:
+        why += f" (asked for labels {spec.labels})"
+    return BackendUnavailable(f"backend {spec.backend!r} cannot run now: {why}", retry_after_s=5)
+
+
+def check(spec: RunSpec, able: Capabilities) -> None:
+    """Refuses what the CLI cannot do or hold. Raises: NotEnforceable, UnsupportedParameter, InvalidRequest."""
+    sandbox, approval = spec.sandbox_mode or "", spec.approval_mode or ""
+    if sandbox not in able.modes:
+        raise NotEnforceable(f"{spec.backend} cannot hold sandbox_mode {sandbox!r}", field="sandbox_mode")
+    if approval and approval not in able.modes[sandbox]:
+        raise NotEnforceable(
+            f"{spec.backend} cannot hold approval_mode {approval!r}"
+            + (f" with sandbox_mode {sandbox!r}" if sandbox else "")
+            + f"; it can hold {', '.join(able.modes[sandbox]) or 'none'}",
+            field="approval_mode",
+        )
+    if spec.system_prompt is not None and spec.system_prompt_mode not in able.system_prompt:
+        raise UnsupportedParameter(
+            f"{spec.backend} cannot {spec.system_prompt_mode} its system prompt", field="system_prompt"
+        )
+    for index, flag in enumerate(spec.extra):
+        name, equals, _ = flag.partition("=")
+        if name + equals not in able.extra:
+            allowed = ", ".join(able.extra) or "none"
+            raise UnsupportedParameter(
+                f"{flag!r} is not a flag that callers may pass to {spec.backend}; allowed: {allowed}",
+                field=f"extra[{index}]",
+            )
+    if not spec.prompt.strip():
+        raise InvalidRequest("a prompt must not be blank", field="prompt")

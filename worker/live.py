@@ -1,0 +1,140 @@
+"""The runs that this worker carries out now, and the publisher that sends their events in shared round trips."""
+
+import asyncio
+import logging
+import time
+
+from shared import event
+from shared.errors import StoreUnavailable
+from shared.event import Content
+from shared.run import Failure
+from shared.store.events import Batch, Events
+from shared.store.runs import Claim
+
+_log = logging.getLogger(__name__)
+
+_FLUSH_EVENTS = 500  # an unbounded burst overruns the subscribers' output buffers in Redis
+_FLUSH_BYTES = 1 << 20
+_PENDING_BYTES = 4 << 20  # of one run; above it its output is not read
+
+
+class Live:
+    """One run between its claim and its end. `stop` says why it must end before the CLI does."""
+
+    def __init__(self, claim: Claim, claimed_at: float) -> None:
+        self.claim = claim
+        self.spec = claim.spec
+        self.renewed_at = claimed_at  # monotonic; when the last renewal that worked was sent
+        self.sent = claim.sequence  # of the last event that Redis has
+        self.pending: list[bytes] = []
+        self.pending_bytes = 0
+        self.total_bytes = 0
+        self.closing = False
+        self.failure: Failure | None = None
+        self.fast = False
+        self.lost = False
+        self.alive_at = claimed_at  # monotonic; when the CLI last said something
+        self.stopped = asyncio.Event()
+        self.drained = asyncio.Event()
+
+    def stop(self, failure: Failure, *, fast: bool = False) -> None:
+        """The first reason stands; `fast` leaves no time for a graceful end."""
+        if self.failure is None:
+            self.failure = failure
+        self.fast = self.fast or fast
+        self.stopped.set()
+
+    def lose(self, failure: Failure) -> None:
+        """The attempt is no longer ours: whatever it still does, nobody hears of it."""
+        self.lost = True
+        self.stop(failure, fast=True)
+
+    def add(self, content: Content) -> None:
+        line = event.encode(
+            content,
+            backend=self.spec.backend,
+            session_id=self.spec.session_id or "",
+            sequence=self.sent + len(self.pending) + 1,
+            at_s=time.time(),
+        )
+        self.pending.append(line)
+        self.pending_bytes += len(line)
+        self.total_bytes += len(line)
+
+
+class Publisher:
+    """Flushes at once; what comes in while a round trip is under way goes into the next one. Owns one task."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._dirty: dict[str, Live] = {}
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def touch(self, live: Live) -> None:
+        """The run has events to send."""
+        self._dirty[live.spec.id] = live
+        self._wake.set()
+
+    async def room(self, live: Live) -> None:
+        """Waits until few enough of the run's bytes are pending, so that its output is not read faster than sent."""
+        while live.pending_bytes > _PENDING_BYTES and not live.stopped.is_set():
+            live.drained.clear()
+            self.touch(live)
+            await live.drained.wait()
+
+    async def settle(self, live: Live) -> None:
+        """After this no flush carries events of the run: what is pending goes with its end."""
+        live.closing = True
+        self._dirty.pop(live.spec.id, None)
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._dirty:
+                if not await self._flush():
+                    await asyncio.sleep(0.2)
+
+    async def _flush(self) -> bool:
+        batches: list[Batch] = []
+        lives: list[Live] = []
+        count = size = 0
+        for run_id, live in list(self._dirty.items()):
+            if count >= _FLUSH_EVENTS or size >= _FLUSH_BYTES:
+                break
+            lines: list[bytes] = []
+            for line in live.pending:
+                if lines and (count >= _FLUSH_EVENTS or size >= _FLUSH_BYTES):
+                    break
+                lines.append(line)
+                count += 1
+                size += len(line)
+            if len(lines) == len(live.pending):
+                del self._dirty[run_id]
+            if lines and not live.closing and not live.lost:
+                batches.append(Batch(run_id, live.claim.token, live.sent + 1, lines))
+                lives.append(live)
+        if not batches:
+            return True
+        self._idle.clear()
+        try:
+            lost = set(await self._events.append(batches))
+        except StoreUnavailable as error:
+            _log.warning("events wait: %s", error.message)
+            for live in lives:
+                if not live.closing:
+                    self._dirty[live.spec.id] = live
+            return False
+        finally:
+            self._idle.set()
+        for batch, live in zip(batches, lives, strict=True):
+            del live.pending[: len(batch.lines)]
+            live.sent += len(batch.lines)
+            live.pending_bytes -= sum(map(len, batch.lines))
+            live.drained.set()
+            if batch.run_id in lost:
+                live.lose(Failure("worker_lost", "another attempt or an end came first", "worker_lost"))
+        return True

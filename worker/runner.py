@@ -1,0 +1,291 @@
+"""Carries out one run: claim, workspace, CLI, events, end; and whatever may end it early."""
+
+import asyncio
+import contextlib
+import logging
+import shlex
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from shared.errors import ClinvkError, InvalidRequest, NotEnforceable, StoreUnavailable, UnsupportedParameter
+from shared.event import Progress
+from shared.ids import new_id
+from shared.run import Failure, Outcome, RunSpec
+from shared.store.runs import Runs
+from shared.sweep import WORKER_LOST
+from worker.backends.base import Backend, Exit, Launch, Parser
+from worker.live import Live, Publisher
+from worker.process import Process
+
+_log = logging.getLogger(__name__)
+
+_END_WITHIN_S = 300.0  # how long the end of a run is offered to a Redis that is away
+_KILL_S = 2.5  # before a lease runs out, its child must be dead
+
+SHUTDOWN = Failure(
+    "worker_shutdown", "the worker was shut down and this run did not end within its grace", "worker_shutdown"
+)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds and bytes that bound every run on this host."""
+
+    lease_s: float
+    timeout_s: float  # of a run that asked for none
+    idle_s: float
+    max_output_bytes: int
+    end_grace_s: float = 5.0
+
+
+class Stage(Protocol):
+    """Prepares a run on this host; implemented in worker/stage.py."""
+
+    def prepare(self, spec: RunSpec) -> "Prepared": ...
+
+
+class Prepared(Protocol):
+    backend: Backend
+    launch: Launch
+    scratch: str
+
+    def clean(self) -> None: ...
+
+
+class Runner:
+    """Lives in one asyncio loop. `carry_out` never raises for what a run or Redis may do."""
+
+    def __init__(
+        self, runs: Runs, publisher: Publisher, stage: Stage, limits: Limits, *, host: str, instance: str
+    ) -> None:
+        self._runs = runs
+        self._publisher = publisher
+        self._stage = stage
+        self._limits = limits
+        self._host = host
+        self._instance = instance
+        self._held: dict[str, Live] = {}
+        self._draining = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def running(self) -> dict[str, int]:
+        """How many runs of each backend are under way."""
+        counts: dict[str, int] = {}
+        for live in self._held.values():
+            counts[live.spec.backend] = counts.get(live.spec.backend, 0) + 1
+        return counts
+
+    async def carry_out(self, run_id: str) -> bool:
+        """Returns whether the hint has been dealt with; False: it must go back to the queue."""
+        if self._draining:
+            return False
+        if run_id in self._held:
+            return True
+        claimed_at = asyncio.get_running_loop().time()
+        try:
+            claim = await self._runs.claim(run_id, new_id("att"), host=self._host, instance=self._instance)
+        except StoreUnavailable as error:
+            _log.warning("cannot claim %s: %s", run_id, error.message)
+            return True  # the sweep gives another hint
+        if claim is None:
+            return True
+        live = Live(claim, claimed_at)
+        self._held[run_id] = live
+        self._empty.clear()
+        try:
+            outcome = await self._drive(live)
+            await self._end(live, outcome)
+        finally:
+            del self._held[run_id]
+            if not self._held:
+                self._empty.set()
+        return True
+
+    async def _drive(self, live: Live) -> Outcome:
+        begun = asyncio.get_running_loop().time()
+        try:
+            outcome = await self._staged(live)
+        except (InvalidRequest, UnsupportedParameter, NotEnforceable) as error:
+            outcome = Outcome(failure=Failure(error.code, error.message, "refused"))
+        except ClinvkError as error:
+            outcome = Outcome(failure=Failure("backend_error", error.message, error.code))
+        except Exception as error:  # noqa: BLE001  # the edge of a process: one run's fault is not the worker's
+            _log.exception("run %s failed inside the worker", live.spec.id)
+            outcome = Outcome(
+                failure=Failure("internal_error", f"the worker failed: {type(error).__name__}", "internal_error")
+            )
+        if live.failure is not None:
+            outcome = msgspec.structs.replace(outcome, failure=live.failure)
+        took = asyncio.get_running_loop().time() - begun
+        return msgspec.structs.replace(outcome, duration_ms=int(took * 1000))
+
+    async def _staged(self, live: Live) -> Outcome:
+        prepared = self._stage.prepare(live.spec)
+        try:
+            if live.spec.dry_run:
+                return Outcome(exit_code=0, output=_shown(prepared.launch), not_enforced=prepared.launch.not_enforced)
+            outcome = await self._run_cli(live, prepared)
+            return msgspec.structs.replace(outcome, not_enforced=prepared.launch.not_enforced)
+        finally:
+            prepared.clean()
+
+    async def _run_cli(self, live: Live, prepared: Prepared) -> Outcome:
+        parser = prepared.backend.parser(live.spec)
+        async with await Process.start(
+            prepared.launch, run_id=live.spec.id, instance=self._instance, scratch=prepared.scratch
+        ) as process:
+            pump = asyncio.create_task(self._pump(live, process, parser), name=f"pump-{live.spec.id}")
+            try:
+                await self._watch(live, pump)
+                if not pump.done():
+                    await process.end(grace_s=self._limits.end_grace_s, fast=live.fast)
+                exit = await pump
+            finally:
+                pump.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([pump])
+        contents, outcome = parser.finish(exit)
+        for content in contents:
+            live.add(content)
+        return msgspec.structs.replace(outcome, exit_code=exit.code)
+
+    async def _pump(self, live: Live, process: Process, parser: Parser) -> Exit:
+        loop = asyncio.get_running_loop()
+        live.alive_at = loop.time()
+        async for chunk in process.chunks():
+            contents = parser.feed(chunk)
+            if not contents:
+                continue
+            for content in contents:
+                live.add(content)
+                if not isinstance(content, Progress):  # a CLI that only says that it retries does not live
+                    live.alive_at = loop.time()
+            if live.total_bytes > self._limits.max_output_bytes:
+                live.stop(
+                    Failure(
+                        "output_too_large",
+                        f"the run put out more than {self._limits.max_output_bytes} bytes (runs.max_output_bytes)",
+                        "output_too_large",
+                    )
+                )
+            self._publisher.touch(live)
+            await self._publisher.room(live)
+        return await process.wait()
+
+    async def _watch(self, live: Live, pump: "asyncio.Task[Exit]") -> None:
+        """Returns when the CLI has ended or the run must."""
+        loop = asyncio.get_running_loop()
+        limit_s = live.spec.timeout_s or self._limits.timeout_s
+        deadline = loop.time() + limit_s
+        stopped = asyncio.create_task(live.stopped.wait(), name=f"stop-{live.spec.id}")
+        try:
+            while not pump.done() and not live.stopped.is_set():
+                now = loop.time()
+                if now >= deadline:
+                    live.stop(Failure("timeout", f"the run did not end within {limit_s:g} s", "timed_out"))
+                    return
+                idle_at = live.alive_at + self._limits.idle_s
+                if now >= idle_at:
+                    live.stop(Failure("timeout", f"the CLI said nothing for {self._limits.idle_s:g} s", "idle"))
+                    return
+                await asyncio.wait(
+                    {pump, stopped}, timeout=min(deadline, idle_at) - now, return_when=asyncio.FIRST_COMPLETED
+                )
+        finally:
+            stopped.cancel()
+
+    async def _end(self, live: Live, outcome: Outcome) -> None:
+        await self._publisher.settle(live)
+        if live.lost:
+            _log.warning("run %s was taken from this worker", live.spec.id)
+            return
+        retryable = outcome.failure is not None and outcome.failure.code == "worker_shutdown"
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + _END_WITHIN_S
+        wait_s = 0.1
+        while True:
+            try:
+                how = await self._runs.end(
+                    live.claim, outcome, retryable=retryable, first=live.sent + 1, events=live.pending
+                )
+            except StoreUnavailable as error:
+                if loop.time() > give_up:
+                    _log.error("the end of run %s could not be stored: %s", live.spec.id, error.message)
+                    return
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, 2.0)
+            else:
+                _log.info(
+                    "run %s on %s: %s (%s), %d ms",
+                    live.spec.id,
+                    live.spec.backend,
+                    outcome.status,
+                    how,
+                    outcome.duration_ms,
+                )
+                return
+
+    # -- what ends runs from outside
+
+    async def keep_leases(self) -> None:
+        """Renews all leases; a run whose lease cannot be renewed ends before anyone may sweep it."""
+        every_s = self._limits.lease_s / 4
+        fence = asyncio.create_task(self._fence(), name="fence")
+        try:
+            while True:
+                await self._renew()
+                await asyncio.sleep(every_s)
+        finally:
+            fence.cancel()
+
+    async def _renew(self) -> None:
+        held = list(self._held.values())
+        if not held:
+            return
+        sent_at = asyncio.get_running_loop().time()
+        try:
+            ends = await self._runs.renew([(live.spec.id, live.claim.token) for live in held])
+        except StoreUnavailable as error:
+            _log.warning("cannot renew leases: %s", error.message)
+            return
+        for live in held:
+            if live.spec.id not in ends:
+                live.renewed_at = sent_at
+            elif (failure := ends[live.spec.id]) is not None:
+                live.renewed_at = sent_at
+                live.stop(failure)
+            elif not live.closing:
+                live.lose(WORKER_LOST)
+
+    async def _fence(self) -> None:
+        while True:
+            await asyncio.sleep(0.25)
+            oldest = asyncio.get_running_loop().time() - (self._limits.lease_s - _KILL_S)
+            for live in list(self._held.values()):
+                if live.renewed_at < oldest and not live.closing:
+                    live.stop(WORKER_LOST, fast=True)
+
+    def order(self, payload: bytes, decode: Callable[[bytes], Failure]) -> None:
+        """An order from the store: `cancel <run> <failure as JSON>`."""
+        verb, _, rest = payload.partition(b" ")
+        run_id, _, failure = rest.partition(b" ")
+        live = self._held.get(run_id.decode())
+        if verb == b"cancel" and live is not None:
+            live.stop(decode(failure))
+
+    async def drain(self, grace_s: float) -> None:
+        """Takes no more runs; those under way may end within the grace, then they are ended."""
+        self._draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._empty.wait()
+        for live in list(self._held.values()):
+            live.stop(SHUTDOWN)
+
+
+def _shown(launch: Launch) -> str:
+    """The command line, for people; the prompt is never part of it."""
+    return shlex.join(launch.argv)
