@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import logging
 import shlex
+import signal
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
@@ -15,9 +15,11 @@ from shared.ids import new_id
 from shared.run import Failure, Outcome, RunSpec
 from shared.store.runs import Runs
 from shared.sweep import WORKER_LOST
+from worker import tree
 from worker.backends.base import Backend, Exit, Launch, Parser
 from worker.live import Live, Publisher
 from worker.process import Process
+from worker.stage import Prepared, Stage
 
 _log = logging.getLogger(__name__)
 
@@ -37,20 +39,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float
     max_output_bytes: int
     end_grace_s: float = 5.0
-
-
-class Stage(Protocol):
-    """Prepares a run on this host; implemented in worker/stage.py."""
-
-    def prepare(self, spec: RunSpec) -> "Prepared": ...
-
-
-class Prepared(Protocol):
-    backend: Backend
-    launch: Launch
-    scratch: str
-
-    def clean(self) -> None: ...
+    dry_run: bool = False  # the host shows command lines instead of running them
 
 
 class Runner:
@@ -125,7 +114,7 @@ class Runner:
     async def _staged(self, live: Live) -> Outcome:
         prepared = self._stage.prepare(live.spec)
         try:
-            if live.spec.dry_run:
+            if live.spec.dry_run or self._limits.dry_run:
                 return Outcome(exit_code=0, output=_shown(prepared.launch), not_enforced=prepared.launch.not_enforced)
             outcome = await self._run_cli(live, prepared)
             return msgspec.structs.replace(outcome, not_enforced=prepared.launch.not_enforced)
@@ -237,6 +226,9 @@ class Runner:
         try:
             while True:
                 await self._renew()
+                if not self._held:
+                    for seen in tree.strays():  # whatever their environment, they belong to no run that lives
+                        tree.send(seen, signal.SIGKILL)
                 await asyncio.sleep(every_s)
         finally:
             fence.cancel()
@@ -275,6 +267,10 @@ class Runner:
         live = self._held.get(run_id.decode())
         if verb == b"cancel" and live is not None:
             live.stop(decode(failure))
+
+    async def emptied(self) -> None:
+        """Returns when no run is under way."""
+        await self._empty.wait()
 
     async def drain(self, grace_s: float) -> None:
         """Takes no more runs; those under way may end within the grace, then they are ended."""

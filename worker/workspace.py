@@ -23,6 +23,7 @@ class Workspaces:
     """Makes places under `home` (CLINVK_HOME). `user_home` is the operator's HOME."""
 
     def __init__(self, home: Path, user_home: Path, allowed: Iterable[str] = (), blocked: Iterable[str] = ()) -> None:
+        self.home = home
         self._runs = home / "runs"
         self._sessions = home / "sessions"
         self._user_home = user_home
@@ -93,11 +94,10 @@ class Workspaces:
         """What the run does not leave to a session."""
         _remove(self._runs / run_id)
 
-    def remove_strays(self, lives: Callable[[str], bool]) -> None:
-        """Directories of runs that a crash left; `lives` tells of a run id whether it is still under way here."""
+    def remove_strays(self) -> None:
+        """Directories of runs that a crash left; only for a process that shares `home` with no other."""
         for folder in self._runs.iterdir():
-            if not lives(folder.name):
-                _remove(folder)
+            _remove(folder)
 
 
 def _remove(folder: Path) -> None:

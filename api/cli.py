@@ -1,0 +1,178 @@
+"""`clinvk serve`: the API, and with no `redis.url` everything else on this machine too."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import uvicorn
+
+from api.app import App, create_app, limits_of
+from api.embedded import Family
+from api.layers import Key
+from shared import log
+from shared.config import Config
+from shared.config_sources import Loaded, load, read_keys
+from shared.errors import ConfigError
+from shared.host import Instance, Readiness
+
+_CLOSE_WITHIN_S = 10
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers, which would end the process before its children."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="clinvk serve",
+        description="Serves the HTTP API. Without redis.url a private Redis-compatible server and a worker run below "
+        "it, so that one command is all; with it, this is one API replica and workers are started by `clinvk worker`.",
+    )
+    parser.add_argument("--host", metavar="H", help="address to listen on (server.host, 127.0.0.1)")
+    parser.add_argument("--port", type=int, metavar="P", help="port to listen on (server.port, 8080)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="default: ~/.clinvk/config.yaml")
+    args = parser.parse_args(argv)
+    loaded = load(args.config, os.environ, {"server.host": args.host, "server.port": args.port})
+    log.start(loaded.config.log.level, loaded.config.log.format)
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    keys = [Key.of(value, name) for value, name in read_keys(loaded.config)]
+    if not keys and loaded.config.server.host not in ("127.0.0.1", "::1", "localhost"):
+        print(
+            f"WARNING: listening on {loaded.config.server.host} without API keys: whoever reaches this port can run "
+            "agents on your machines. Set CLINVK_API_KEYS or server.api_keys.",
+            file=sys.stderr,
+        )
+    family = None
+    if not loaded.config.redis.url:
+        family = _family(loaded, args.config)
+        family.start_server()  # before any thread: it dies with the thread that started it
+    return asyncio.run(_serve(loaded, keys, family))
+
+
+def _family(loaded: Loaded, file: Path | None) -> Family:
+    environ = dict(os.environ)
+    if loaded.config.backend("echo").enabled is None:
+        environ["CLINVK_BACKENDS__ECHO__ENABLED"] = "true"
+    words = ["--config", str(file)] if file is not None else []
+    return Family(loaded.home, words, environ, loaded.config.worker.shutdown_grace_secs)
+
+
+async def _serve(loaded: Loaded, keys: Sequence[Key], family: Family | None) -> int:
+    config = loaded.config
+    if family is not None:
+        config = _with_url(config, family.url)
+    loop = asyncio.get_running_loop()
+    death: asyncio.Future[str] = loop.create_future()
+    told = asyncio.Event()
+    hurried = asyncio.Event()
+
+    def on_signal() -> None:
+        (hurried if told.is_set() else told).set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    instance: Instance | None = None
+    try:
+        if family is not None:
+            await family.wait_server()
+            family.start_worker()
+            family.watch(death)
+            instance = await family.wait_worker(limits_of(config))
+        app = create_app(config, keys)
+        server = _Server(
+            uvicorn.Config(
+                app.asgi,
+                host=config.server.host,
+                port=config.server.port,
+                http="httptools",
+                loop="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=int(config.server.idle_timeout_secs),
+                timeout_graceful_shutdown=_CLOSE_WITHIN_S,
+            )
+        )
+        return await _watched(server, app, config, family, instance, death, told, hurried)
+    finally:
+        if family is not None:
+            await family.end_worker(now=True)
+            await family.end_server()
+
+
+async def _watched(
+    server: uvicorn.Server,
+    app: App,
+    config: Config,
+    family: Family | None,
+    instance: Instance | None,
+    death: "asyncio.Future[str]",
+    told: asyncio.Event,
+    hurried: asyncio.Event,
+) -> int:
+    serving = asyncio.create_task(server.serve(), name="serve")
+    signalled = asyncio.create_task(told.wait(), name="signal")
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.005)
+    if server.started:
+        _say_ready(server, config, family, instance)
+    await asyncio.wait({serving, signalled, death}, return_when=asyncio.FIRST_COMPLETED)
+    code = 0
+    if death.done():
+        print(f"clinvk: {death.result()}; ending everything", file=sys.stderr)
+        code = 1
+    elif told.is_set() and family is not None and not hurried.is_set():
+        ending = asyncio.create_task(family.end_worker(), name="end-worker")
+        again = asyncio.create_task(hurried.wait(), name="hurry")
+        await asyncio.wait({ending, again}, return_when=asyncio.FIRST_COMPLETED)
+        family.cut_lifeline()
+        await ending
+        again.cancel()
+    if server.started:
+        app.close_streams()
+    server.should_exit = True
+    signalled.cancel()
+    try:
+        await serving
+    except SystemExit:  # uvicorn could not bind; it has said so
+        code = 1
+    return code if server.started else 1
+
+
+def _with_url(config: Config, url: str) -> Config:
+    import msgspec
+
+    return msgspec.structs.replace(config, redis=msgspec.structs.replace(config.redis, url=url))
+
+
+def _say_ready(server: uvicorn.Server, config: Config, family: Family | None, instance: Instance | None) -> None:
+    port = server.servers[0].sockets[0].getsockname()[1] if server.servers else config.server.port
+    host = "127.0.0.1" if config.server.host in ("0.0.0.0", "::") else config.server.host  # noqa: S104  # read, not bound
+    base = f"http://{host}:{port}"
+    lines = [f"clinvk is ready on {base}"]
+    backend = "echo"
+    if family is not None and instance is not None:
+        lines.append("  store    a private Redis-compatible server" + ("" if family.persistent else ", in memory: another `clinvk serve` holds the data directory"))
+        for state in instance.backends:
+            if state.readiness is Readiness.READY:
+                lines.append(f"  {state.name:8} {state.version or 'version unknown'}  {state.path}")
+                backend = state.name if backend == "echo" else backend
+            else:
+                lines.append(f"  {state.name:8} {state.reason}")
+    lines.append("try:")
+    lines.append(
+        f"  curl {base}/api/v1/prompt -H 'Content-Type: application/json' "
+        f"-d '{{\"backend\": \"{backend}\", \"prompt\": \"hello\"}}'"
+    )
+    lines.append(f"  {base}/docs")
+    print("\n".join(lines), flush=True)

@@ -1,0 +1,91 @@
+"""The Celery side: one task whose id is the run's id, on the threads pool, with late ack and no result backend."""
+
+import concurrent.futures
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import kombu.transport.redis
+from celery import Celery, bootsteps
+from celery.exceptions import Reject
+from kombu import Exchange, Queue
+
+from shared import names
+
+# Above any run's length: a message that is not acknowledged is not to be given to a second worker while the first
+# lives. Whether a run may be started again is decided by its record alone.
+_VISIBILITY_S = 7 * 24 * 3600
+
+
+class _Channel(kombu.transport.redis.Channel):  # type: ignore[misc]  # kombu ships no types
+    """Keeps its client: stock kombu 5.7 makes a new one for each message and each ack."""
+
+    _kept: Any = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        if asynchronous:
+            return super()._create_client(asynchronous=True)
+        if self._kept is None:
+            self._kept = super()._create_client()
+        return self._kept
+
+
+class Transport(kombu.transport.redis.Transport):  # type: ignore[misc]  # as above
+    Channel = _Channel
+
+
+def broker_url(url: str) -> str:
+    return url.replace("unix://", "redis+socket://", 1)
+
+
+def create_celery(
+    url: str,
+    queues: Sequence[str],
+    carry_out: Callable[[str], "concurrent.futures.Future[bool]"],
+    on_ready: Callable[[], None],
+    on_stop: Callable[[], None],
+) -> Celery:
+    """`carry_out` starts a run in the runner's loop; its result False puts the message back."""
+    app = Celery("clinvk", broker=broker_url(url), set_as_current=False)
+    app.conf.update(
+        broker_transport="worker.celery_app:Transport",
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": _VISIBILITY_S,
+            "unacked_key": names.UNACKED,
+            "unacked_index_key": names.UNACKED_INDEX,
+            "unacked_mutex_key": names.UNACKED_MUTEX,
+            "socket_keepalive": not url.startswith("unix:"),
+        },
+        task_queues=[Queue(name, Exchange("", type="direct"), routing_key=name) for name in queues],
+        task_default_queue=queues[0],
+        task_acks_late=True,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+    )
+
+    @app.task(name=names.TASK, bind=True, acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]  # celery ships no types
+    def run(task: Any) -> None:
+        if not carry_out(task.request.id).result():
+            raise Reject("this worker takes no more runs", requeue=True)
+
+    class Ready(bootsteps.StartStopStep):  # type: ignore[misc]  # as above
+        """Tells when the consumer takes messages, and when it begins to stop."""
+
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def start(self, parent: Any) -> None:  # noqa: ARG002  # celery's signature
+            on_ready()
+
+    app.steps["consumer"].add(Ready)
+
+    from celery.signals import worker_shutting_down
+
+    worker_shutting_down.connect(lambda **_: on_stop(), weak=False)
+    return app

@@ -1,0 +1,42 @@
+"""`clinvk worker`: checks the configuration and becomes the warden over a worker process."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from shared.config_sources import load
+from shared.errors import ConfigError
+from worker import warden
+from worker.warden import LIFELINE
+
+
+def worker(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="clinvk worker",
+        description="Carries out runs with the CLIs of this host. Needs redis.url (or CLINVK_REDIS_URL).",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="default: ~/.clinvk/config.yaml")
+    parser.add_argument("--concurrency", type=int, metavar="N", help="runs at once (worker.concurrency)")
+    parser.add_argument("--backends", metavar="A,B", help="offer only these; default: all that are installed")
+    parser.add_argument("--name", metavar="HOST", help="the host's name; default: the hostname")
+    args = parser.parse_args(argv)
+    flags = {"worker.concurrency": args.concurrency, "worker.name": args.name}
+    loaded = load(args.config, os.environ, flags)
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if not loaded.config.redis.url:
+        raise ConfigError("a worker needs redis.url (CLINVK_REDIS_URL); `clinvk serve` alone runs everything here")
+    known = ("claude", "codex", "gemini", "echo")
+    for name in (args.backends or "").split(","):
+        if name.strip() and name.strip() not in known:
+            raise ConfigError(f"--backends: unknown backend {name.strip()!r}; known are {', '.join(known)}")
+    environ = dict(os.environ)
+    lifeline = environ.pop(LIFELINE, None)
+    # The line to whoever started us is ours alone.
+    if lifeline is not None:
+        os.set_inheritable(int(lifeline), False)
+    return warden.run(
+        [sys.executable, "-m", "worker.main", *argv], environ, lifeline=None if lifeline is None else int(lifeline)
+    )

@@ -1,0 +1,161 @@
+"""What this host offers, and its announcement to the fleet."""
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from shared import names
+from shared.config import Config
+from shared.errors import StoreUnavailable
+from shared.host import BackendState, Instance, Readiness
+from shared.store.hosts import Hosts
+from worker.backends import BACKENDS
+from worker.stage import Stage
+
+_log = logging.getLogger(__name__)
+
+_EVERY_S = 2.0
+_LIFE_S = 7.0
+_VERSION_WITHIN_S = 10.0
+
+
+def offered(config: Config, only: list[str] | None) -> list[str]:
+    """The backends that this worker may offer; echo only where it is switched on."""
+    return [
+        name
+        for name in BACKENDS
+        if (only is None or name in only)
+        and (config.backend(name).enabled is True or (config.backend(name).enabled is None and name != "echo"))
+    ]
+
+
+class Host:
+    """Announces this instance while it lives. `running` tells how many runs of each backend are under way."""
+
+    def __init__(
+        self,
+        config: Config,
+        stage: Stage,
+        hosts: Hosts,
+        backends: list[str],
+        *,
+        host: str,
+        instance: str,
+        running: Callable[[], Mapping[str, int]],
+    ) -> None:
+        self._config = config
+        self._stage = stage
+        self._hosts = hosts
+        self._running = running
+        self._names = backends
+        self._host = host
+        self._instance = instance
+        self._started_at = time.time()
+        self._versions: dict[str, str | None] = {}
+        self.draining = False
+
+    def look(self) -> None:
+        """Finds the CLIs and their versions. Slow where a version must be asked for; call it off the loop."""
+        for name in self._names:
+            command = self._stage.command(name)
+            if command is not None and name not in self._versions:
+                self._versions[name] = find_version(name, command)
+
+    def state(self) -> Instance:
+        limit = self._config.worker.concurrency
+        counts = self._running()
+        states = []
+        for name in self._names:
+            command = self._stage.command(name)
+            slots = min(limit, self._config.backend(name).max_concurrency or limit)
+            ready = command is not None
+            states.append(
+                BackendState(
+                    name=name,
+                    readiness=Readiness.READY if ready else Readiness.NOT_INSTALLED,
+                    version=self._versions.get(name),
+                    path=command[0] if command else None,
+                    reason=None if ready else f"{name} is not on the PATH of {self._host}",
+                    slots=slots if ready else 0,
+                    running=counts.get(name, 0),
+                    capabilities=BACKENDS[name].capabilities(as_root=os.geteuid() == 0),
+                )
+            )
+        return Instance(
+            id=self._instance,
+            host=self._host,
+            pid=os.getpid(),
+            version=version("clinvk"),
+            started_at=self._started_at,
+            slots=limit,
+            running=sum(counts.values()),
+            draining=self.draining,
+            labels=self._config.worker.labels,
+            backends=tuple(states),
+        )
+
+    async def announce(self) -> None:
+        """Raises: StoreUnavailable."""
+        state = self.state()
+        slots = {}
+        for backend in state.backends:
+            count = 0 if self.draining else backend.slots
+            slots[names.queue(backend.name)] = count
+            slots[names.queue(backend.name, self._host)] = count
+        await self._hosts.announce(state, slots, life_s=_LIFE_S)
+
+    async def run(self) -> None:
+        """Announces until cancelled."""
+        await asyncio.to_thread(self.look)
+        while True:
+            try:
+                await self.announce()
+            except StoreUnavailable as error:
+                _log.warning("cannot announce: %s", error.message)
+            await asyncio.sleep(_EVERY_S)
+
+    async def retire(self) -> None:
+        try:
+            await self._hosts.retire(self._instance)
+        except StoreUnavailable as error:
+            _log.warning("cannot retire: %s", error.message)
+
+
+def find_version(name: str, command: tuple[str, ...]) -> str | None:
+    """The CLI's version: from the npm package that it lies in, else by asking it, in a HOME of its own."""
+    package = BACKENDS[name].npm_package
+    if package is None:
+        return version("clinvk")
+    for folder in Path(command[0]).resolve().parents:
+        try:
+            about = json.loads((folder / "package.json").read_bytes())
+        except (OSError, ValueError):
+            continue
+        if isinstance(about, dict) and str(about.get("name", "")).startswith(package):
+            return str(about.get("version"))
+    home = tempfile.mkdtemp(prefix="clinvk-version-")
+    env = {"PATH": str(Path(command[0]).parent) + ":/usr/local/bin:/usr/bin:/bin", "HOME": home, "TMPDIR": home, "NO_COLOR": "1"}
+    try:
+        done = subprocess.run(
+            [*command, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_VERSION_WITHIN_S,
+            env=env,
+            cwd=home,
+            check=False,
+        )
+        words = done.stdout.decode(errors="replace").split()
+        return next((word for word in words if word[:1].isdigit()), None)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    finally:
+        shutil.rmtree(home, ignore_errors=True)

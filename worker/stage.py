@@ -1,0 +1,130 @@
+"""Prepares a run on this host: directories, environment, the host's defaults and bans, and the CLI's command line."""
+
+import fnmatch
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from shared.config import BackendConfig, Config
+from shared.errors import BackendUnavailable, NotEnforceable
+from shared.run import RunSpec
+from worker.backends import BACKENDS
+from worker.backends.base import Backend, Launch, Settings
+from worker.workspace import Workspaces
+
+# What every CLI may see of the host's environment: where things are, how to reach the world.
+_BASE_ENV = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "USER", "LOGNAME", "SHELL")
+_BASE_ENV += ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "ALL_PROXY")
+_BASE_ENV += ("SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS")
+
+_ECHO = (sys.executable, "-I", "-S", str(Path(__file__).parent / "backends" / "echo_cli.py"))
+
+# From strict to permissive.
+_APPROVALS = ("always", "default", "auto", "none")
+_SANDBOXES = ("read-only", "workspace", "full")
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A run that can be started. `clean` removes what no session needs."""
+
+    backend: Backend
+    launch: Launch
+    scratch: str
+    run_id: str
+    workspaces: Workspaces
+
+    def clean(self) -> None:
+        self.workspaces.remove(self.run_id)
+
+
+class Stage:
+    def __init__(self, config: Config, home: Path, environ: Mapping[str, str]) -> None:
+        self._config = config
+        self._environ = environ
+        self._user_home = environ.get("HOME", "/")
+        self.workspaces = Workspaces(
+            home,
+            Path(self._user_home),
+            config.server.allowed_workdir_prefixes,
+            config.server.blocked_workdir_prefixes,
+        )
+
+    def prepare(self, spec: RunSpec) -> Prepared:
+        """Raises: InvalidRequest and its kind, BackendUnavailable."""
+        backend = BACKENDS.get(spec.backend)
+        command = None if backend is None else self.command(spec.backend)
+        if backend is None or command is None:
+            raise BackendUnavailable(f"{spec.backend} is not installed on this host", retry_after_s=30)
+        config = self._config.backend(spec.backend)
+        self._hold_ceilings(spec, config)
+        place = self.workspaces.make(spec.id, spec.session_id, spec.workdir, spec.add_dirs)
+        try:
+            settings = self._settings(config, command)
+            env = self._env(backend, config, f"{place.scratch}/tmp")
+            launch = backend.launch(spec, settings, place, env)
+            for path, content in launch.files.items():
+                _write(Path(path), content)
+            for target, source in launch.copies.items():
+                if Path(source).is_file():
+                    _write(Path(target), Path(source).read_bytes())
+        except BaseException:
+            self.workspaces.remove(spec.id)
+            raise
+        return Prepared(backend, launch, place.scratch, spec.id, self.workspaces)
+
+    def command(self, name: str) -> tuple[str, ...] | None:
+        """The CLI with its path resolved; None where it is not to be found."""
+        given = self._config.backend(name).command
+        words = [given] if isinstance(given, str) else list(given or BACKENDS[name].default_command)
+        if name == "echo" and not given:
+            words = list(_ECHO)
+        path = shutil.which(words[0], path=self._environ.get("PATH")) if words else None
+        return None if path is None else (str(Path(path).absolute()), *words[1:])
+
+    def _settings(self, config: BackendConfig, command: tuple[str, ...]) -> Settings:
+        flags = self._config.unified_flags
+        tools = config.allowed_tools
+        names = [name.strip() for name in tools.split(",")] if isinstance(tools, str) else list(tools or [])
+        return Settings(
+            command=command,
+            model=config.model,
+            system_prompt=config.system_prompt,
+            approval_mode=config.approval_mode or flags.approval_mode,
+            sandbox_mode=config.sandbox_mode or flags.sandbox_mode,
+            max_turns=flags.max_turns,
+            max_tokens=flags.max_tokens,
+            allowed_tools=() if names == ["all"] else tuple(name for name in names if name),
+            extra_flags=tuple(config.extra_flags),
+            env=config.env,
+            as_root=os.geteuid() == 0,
+            allow_extra=tuple(config.allow_extra_flags),
+        )
+
+    def _hold_ceilings(self, spec: RunSpec, config: BackendConfig) -> None:
+        for name, order, asked, ceiling in (
+            ("approval_mode", _APPROVALS, spec.approval_mode, config.max_approval_mode),
+            ("sandbox_mode", _SANDBOXES, spec.sandbox_mode, config.max_sandbox_mode),
+        ):
+            if asked is not None and ceiling is not None and order.index(asked) > order.index(ceiling):
+                raise NotEnforceable(f"{name} {asked!r} is above this host's limit {ceiling!r}", field=name)
+
+    def _env(self, backend: Backend, config: BackendConfig, tmp: str) -> dict[str, str]:
+        patterns = (*backend.vendor_env, *config.env_passthrough)
+        env = {
+            name: value
+            for name, value in self._environ.items()
+            if name in _BASE_ENV
+            or (not name.startswith("CLINVK_") and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+        }
+        return {"LANG": "C.UTF-8", "TERM": "xterm-256color", **env, "HOME": self._user_home, "TMPDIR": tmp}
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
