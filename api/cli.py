@@ -162,7 +162,10 @@ def _say_ready(server: uvicorn.Server, config: Config, family: Family | None, in
     lines = [f"clinvk is ready on {base}"]
     backend = "echo"
     if family is not None and instance is not None:
-        lines.append("  store    a private Redis-compatible server" + ("" if family.persistent else ", in memory: another `clinvk serve` holds the data directory"))
+        lines.append(
+            "  store    a private Redis-compatible server"
+            + ("" if family.persistent else ", in memory: another `clinvk serve` holds the data directory")
+        )
         for state in instance.backends:
             if state.readiness is Readiness.READY:
                 lines.append(f"  {state.name:8} {state.version or 'version unknown'}  {state.path}")
@@ -172,7 +175,7 @@ def _say_ready(server: uvicorn.Server, config: Config, family: Family | None, in
     lines.append("try:")
     lines.append(
         f"  curl {base}/api/v1/prompt -H 'Content-Type: application/json' "
-        f"-d '{{\"backend\": \"{backend}\", \"prompt\": \"hello\"}}'"
+        f'-d \'{{"backend": "{backend}", "prompt": "hello"}}\''
     )
     lines.append(f"  {base}/docs")
     print("\n".join(lines), flush=True)

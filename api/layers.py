@@ -66,7 +66,9 @@ class RequestIds:
             await self._app(scope, receive, sending)
         finally:
             took = (time.monotonic() - begun) * 1000
-            _log.info("%s %s %d %.1f ms", scope["method"], scope["path"], status, took, extra={"request_id": request_id})
+            _log.info(
+                "%s %s %d %.1f ms", scope["method"], scope["path"], status, took, extra={"request_id": request_id}
+            )
 
 
 class Auth:
@@ -82,7 +84,11 @@ class Auth:
             return
         state: dict[str, Any] = scope.setdefault("state", {})
         tenant = "default" if not self._keys else self._tenant(scope)
-        if tenant is None and (scope["path"].rstrip("/") or "/") not in _OPEN and not scope["path"].startswith("/docs/"):
+        if (
+            tenant is None
+            and (scope["path"].rstrip("/") or "/") not in _OPEN
+            and not scope["path"].startswith("/docs/")
+        ):
             refused = AuthenticationFailed(
                 "this service needs a key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`, and the one given, if any, is not known"
             )

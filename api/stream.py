@@ -23,9 +23,7 @@ def ndjson(lines: Sequence[bytes], first: int) -> bytes:  # noqa: ARG001  # the 
 
 
 def sse(lines: Sequence[bytes], first: int) -> bytes:
-    return b"".join(
-        b"id: %d\nevent: %s\ndata: %s\n\n" % (first + i, _type(line), line) for i, line in enumerate(lines)
-    )
+    return b"".join(b"id: %d\nevent: %s\ndata: %s\n\n" % (first + i, _type(line), line) for i, line in enumerate(lines))
 
 
 def _type(line: bytes) -> bytes:

@@ -34,17 +34,25 @@ class UnifiedFlags(_Section, frozen=True):
 
 
 class BackendConfig(_Section, frozen=True):
-    enabled: Annotated[bool | None, key("offer it; echo is on by default only where all runs on one machine", by="worker")] = None
+    enabled: Annotated[
+        bool | None, key("offer it; echo is on by default only where all runs on one machine", by="worker")
+    ] = None
     command: Annotated[str | list[str] | None, key("the CLI to run, a path or a list of words", by="worker")] = None
     model: Annotated[str | None, key("model of runs that ask for none", by="worker")] = None
-    allowed_tools: Annotated[str | list[str] | None, key("tools that need no approval; `all`: no limit", by="worker")] = None
+    allowed_tools: Annotated[
+        str | list[str] | None, key("tools that need no approval; `all`: no limit", by="worker")
+    ] = None
     approval_mode: Annotated[ApprovalMode | None, key("as unified_flags, for this backend", by="worker")] = None
     sandbox_mode: Annotated[SandboxMode | None, key("as unified_flags, for this backend", by="worker")] = None
-    max_approval_mode: Annotated[ApprovalMode | None, key("the most permissive approval a caller may ask for", by="worker")] = None
+    max_approval_mode: Annotated[
+        ApprovalMode | None, key("the most permissive approval a caller may ask for", by="worker")
+    ] = None
     max_sandbox_mode: Annotated[SandboxMode | None, key("the widest sandbox a caller may ask for", by="worker")] = None
     system_prompt: Annotated[str | None, key("system prompt of runs that bring none", by="worker")] = None
     extra_flags: Annotated[list[str], key("flags always passed, as they are", by="worker")] = []
-    allow_extra_flags: Annotated[list[str], key("flags that callers may pass besides the built-in list", by="worker")] = []
+    allow_extra_flags: Annotated[
+        list[str], key("flags that callers may pass besides the built-in list", by="worker")
+    ] = []
     env: Annotated[dict[str, str], key("variables set for this CLI", by="worker", secret=True)] = {}
     env_passthrough: Annotated[list[str], key("names (patterns) of the host's variables passed on", by="worker")] = []
     max_concurrency: Annotated[int | None, key("runs of it at once in one worker process", by="worker")] = None
@@ -57,7 +65,9 @@ class Session(_Section, frozen=True):
 
 
 class Output(_Section, frozen=True):
-    format: Annotated[Literal["default", "text", "json", "stream-json"], key("accepted for the ancestor's sake", pending=True)] = "default"
+    format: Annotated[
+        Literal["default", "text", "json", "stream-json"], key("accepted for the ancestor's sake", pending=True)
+    ] = "default"
 
 
 class ApiKey(_Section, frozen=True):
@@ -68,27 +78,43 @@ class ApiKey(_Section, frozen=True):
 class Server(_Section, frozen=True):
     host: Annotated[str, key("address to listen on", by="api")] = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535), key("port to listen on; 0: any free one", by="api")] = 8080
-    request_timeout_secs: Annotated[float, Positive, key("limit of an answer that is not streamed (504)", by="api")] = 300
+    request_timeout_secs: Annotated[float, Positive, key("limit of an answer that is not streamed (504)", by="api")] = (
+        300
+    )
     read_timeout_secs: Annotated[float, Positive, key("limit for reading a request", by="api", pending=True)] = 30
     write_timeout_secs: Annotated[float, Positive, key("limit for writing an answer", by="api", pending=True)] = 300
     idle_timeout_secs: Annotated[float, Positive, key("how long an idle connection is kept", by="api")] = 120
-    api_keys: Annotated[list[str | ApiKey], key("keys, plain or sha256:HEX, or {key, name}", by="api", secret=True)] = []
-    api_keys_file: Annotated[str | None, key("file with one key or sha256:HEX a line, a name may follow", by="api")] = None
-    api_keys_gopass_path: Annotated[str | None, key("gopass entry with keys; not in this version: refused", by="api")] = None
+    api_keys: Annotated[
+        list[str | ApiKey], key("keys, plain or sha256:HEX, or {key, name}", by="api", secret=True)
+    ] = []
+    api_keys_file: Annotated[str | None, key("file with one key or sha256:HEX a line, a name may follow", by="api")] = (
+        None
+    )
+    api_keys_gopass_path: Annotated[
+        str | None, key("gopass entry with keys; not in this version: refused", by="api")
+    ] = None
     rate_limit_enabled: Annotated[bool, key("rate limits; not in this version: refused when true", by="api")] = False
     rate_limit_rps: Annotated[float, Positive, key("requests a second", by="api", pending=True)] = 10
     rate_limit_burst: Annotated[int, Positive, key("requests at once", by="api", pending=True)] = 20
-    rate_limit_cleanup_secs: Annotated[float, Positive, key("accepted for the ancestor's sake", by="api", pending=True)] = 180
-    trusted_proxies: Annotated[list[str], key("proxies whose forwarded address is believed", by="api", pending=True)] = []
+    rate_limit_cleanup_secs: Annotated[
+        float, Positive, key("accepted for the ancestor's sake", by="api", pending=True)
+    ] = 180
+    trusted_proxies: Annotated[
+        list[str], key("proxies whose forwarded address is believed", by="api", pending=True)
+    ] = []
     max_request_body_bytes: Annotated[int, Positive, key("a larger body is 413", by="api")] = 10_485_760
     cors_allowed_origins: Annotated[list[str], key("origins that browsers may call from", by="api", pending=True)] = []
     cors_allow_credentials: Annotated[bool, key("CORS with credentials", by="api", pending=True)] = False
     cors_max_age: Annotated[int, NotNegative, key("seconds a preflight is kept", by="api", pending=True)] = 300
-    allowed_workdir_prefixes: Annotated[list[str], key("where workdirs may lie; empty: anywhere not blocked", by="worker")] = []
+    allowed_workdir_prefixes: Annotated[
+        list[str], key("where workdirs may lie; empty: anywhere not blocked", by="worker")
+    ] = []
     blocked_workdir_prefixes: Annotated[list[str], key("blocked besides the built-in list", by="worker")] = []
     metrics_enabled: Annotated[bool, key("the /metrics route", by="api", pending=True)] = False
     hangup_grace_secs: Annotated[float, NotNegative, key("how long a run waits for a follower that hung up")] = 10
-    stream_hold_secs: Annotated[float, NotNegative, key("how long a stream's status waits for the first event", by="api")] = 2
+    stream_hold_secs: Annotated[
+        float, NotNegative, key("how long a stream's status waits for the first event", by="api")
+    ] = 2
     heartbeat_secs: Annotated[float, Positive, key("the longest silence of an open stream", by="api")] = 15
 
 
@@ -99,7 +125,9 @@ class Parallel(_Section, frozen=True):
 
 
 class Redis(_Section, frozen=True):
-    url: Annotated[str | None, key("redis://, rediss:// or unix://; none: everything on this machine", secret=True)] = None
+    url: Annotated[str | None, key("redis://, rediss:// or unix://; none: everything on this machine", secret=True)] = (
+        None
+    )
 
 
 class Worker(_Section, frozen=True):
@@ -107,7 +135,9 @@ class Worker(_Section, frozen=True):
     labels: Annotated[dict[str, str], key("what requests may ask for by `labels`", by="worker")] = {}
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=1000), key("runs at once in one worker process", by="worker")] = 8
     lease_secs: Annotated[float, msgspec.Meta(ge=4), key("a worker silent for so long is taken for dead")] = 10
-    shutdown_grace_secs: Annotated[float, NotNegative, key("how long running runs may take at shutdown", by="worker")] = 30
+    shutdown_grace_secs: Annotated[
+        float, NotNegative, key("how long running runs may take at shutdown", by="worker")
+    ] = 30
     idle_timeout_secs: Annotated[float, Positive, key("a CLI silent for so long is ended", by="worker")] = 300
 
 
@@ -119,7 +149,9 @@ class QueueConfig(_Section, frozen=True):
 class Runs(_Section, frozen=True):
     retention_secs: Annotated[float, Positive, key("how long an ended run and its events are kept")] = 86_400
     max_events: Annotated[int, msgspec.Meta(ge=100), key("events kept of a run; older ones are trimmed")] = 10_000
-    max_output_bytes: Annotated[int, Positive, key("events of a run in all; more end it as output_too_large", by="worker")] = 33_554_432
+    max_output_bytes: Annotated[
+        int, Positive, key("events of a run in all; more end it as output_too_large", by="worker")
+    ] = 33_554_432
 
 
 class Log(_Section, frozen=True):
@@ -140,7 +172,9 @@ class Config(_Section, frozen=True):
     queue: QueueConfig = QueueConfig()
     runs: Runs = Runs()
     log: Log = Log()
-    model_aliases: Annotated[dict[str, str], key("model names and what the CLI is given instead", by="api", pending=True)] = {}
+    model_aliases: Annotated[
+        dict[str, str], key("model names and what the CLI is given instead", by="api", pending=True)
+    ] = {}
     strict_models: Annotated[bool, key("refuse unknown model names", by="api", pending=True)] = False
 
     def backend(self, name: str) -> BackendConfig:
@@ -192,9 +226,7 @@ def _keys(kind: type[msgspec.Struct], prefix: str) -> list[Key]:
             default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()  # type: ignore[operator, misc]  # every key has one
             metas = [meta for meta in getattr(field.type, "__metadata__", ()) if meta.extra]
             extra: dict[str, Any] = metas[0].extra or {}
-            found.append(
-                Key(path, default, metas[0].description or "", extra["by"], extra["pending"], extra["secret"])
-            )
+            found.append(Key(path, default, metas[0].description or "", extra["by"], extra["pending"], extra["secret"]))
     return found
 
 

@@ -182,9 +182,13 @@ def _explained(error: msgspec.ValidationError, file: Path | None) -> str:
 
 def _check(config: Config) -> None:
     if config.server.rate_limit_enabled:
-        raise ConfigError("server.rate_limit_enabled is true, but this version has no rate limits: nothing may fail open")
+        raise ConfigError(
+            "server.rate_limit_enabled is true, but this version has no rate limits: nothing may fail open"
+        )
     if config.server.api_keys_gopass_path:
-        raise ConfigError("server.api_keys_gopass_path is set, but this version cannot read gopass: nothing may fail open")
+        raise ConfigError(
+            "server.api_keys_gopass_path is set, but this version cannot read gopass: nothing may fail open"
+        )
     if config.server.api_keys_file is not None:
         read_keys(config)
 

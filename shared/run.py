@@ -46,6 +46,7 @@ class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     ephemeral: bool = False
     session_id: str | None = None  # our session; None for an ephemeral run
     resume: str | None = None  # the CLI's own id of the session that this run goes on with
+    prior_usage: "Usage | None" = None  # of the turns before, where the CLI reports a session's sum
     approval_mode: ApprovalMode | None = None
     sandbox_mode: SandboxMode | None = None
     max_turns: int | None = None

@@ -142,7 +142,12 @@ def find_version(name: str, command: tuple[str, ...]) -> str | None:
         if isinstance(about, dict) and str(about.get("name", "")).startswith(package):
             return str(about.get("version"))
     home = tempfile.mkdtemp(prefix="clinvk-version-")
-    env = {"PATH": str(Path(command[0]).parent) + ":/usr/local/bin:/usr/bin:/bin", "HOME": home, "TMPDIR": home, "NO_COLOR": "1"}
+    env = {
+        "PATH": str(Path(command[0]).parent) + ":/usr/local/bin:/usr/bin:/bin",
+        "HOME": home,
+        "TMPDIR": home,
+        "NO_COLOR": "1",
+    }
     try:
         done = subprocess.run(
             [*command, "--version"],

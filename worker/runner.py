@@ -146,6 +146,8 @@ class Runner:
         live.alive_at = loop.time()
         async for chunk in process.chunks():
             contents = parser.feed(chunk)
+            if parser.hopeless is not None:
+                live.stop(parser.hopeless)
             if not contents:
                 continue
             for content in contents:

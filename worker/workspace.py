@@ -48,9 +48,7 @@ class Workspaces:
             work = kept / "work"
             work.mkdir(mode=0o700, exist_ok=True)
             cwd = str(work)
-        return Place(
-            cwd=cwd, scratch=str(scratch), home=str(self._user_home), own_home=str(own_home), add_dirs=dirs
-        )
+        return Place(cwd=cwd, scratch=str(scratch), home=str(self._user_home), own_home=str(own_home), add_dirs=dirs)
 
     def judge(self, path: str, field: str) -> str:
         """The real path of a directory that a run may use. Raises: InvalidRequest."""

@@ -134,7 +134,9 @@ def _events(request: Req, follower: Follower, first: list[bytes], spec: RunSpec,
         code = error.code if isinstance(error, ClinvkError) else "internal_error"
         content = Error(code, str(error))
         session_id = spec.session_id or ""
-        line = encode(content, backend=spec.backend, session_id=session_id, sequence=follower.position + 1, at_s=ctx.now())
+        line = encode(
+            content, backend=spec.backend, session_id=session_id, sequence=follower.position + 1, at_s=ctx.now()
+        )
         return render([line], follower.position + 1)
 
     return stream.EventStream(

@@ -41,9 +41,7 @@ def last_event(spec: RunSpec, outcome: Outcome) -> bytes:
         if failure.retry_after_s is not None:
             details["retry_after_s"] = failure.retry_after_s
         content = event.Error(failure.code, failure.message, details)
-    return event.encode(
-        content, backend=spec.backend, session_id=spec.session_id or "", sequence=0, at_s=time.time()
-    )
+    return event.encode(content, backend=spec.backend, session_id=spec.session_id or "", sequence=0, at_s=time.time())
 
 
 class Runs:

@@ -28,7 +28,9 @@ class Store:
 
     def __init__(self, redis: Any, **limits: Any) -> None:
         self.redis = redis
-        self.scripts = create_scripts(redis, Limits(**{"lease_s": 0.2, "retention_s": 60, "max_events": 1000, **limits}))
+        self.scripts = create_scripts(
+            redis, Limits(**{"lease_s": 0.2, "retention_s": 60, "max_events": 1000, **limits})
+        )
         self.runs = Runs(self.scripts)
         self.events = Events(self.scripts)
         self.hosts = Hosts(self.scripts)

@@ -12,7 +12,7 @@ import msgspec
 
 from shared.event import Content
 from shared.host import Capabilities
-from shared.run import Outcome, RunSpec
+from shared.run import Failure, Outcome, RunSpec
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +63,12 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parser(abc.ABC):
-    """Reads one run's stdout. Fed whole, by line or by single bytes it says the same."""
+    """Reads one run's stdout. Fed whole, by line or by single bytes it says the same.
+
+    `hopeless` is set where the CLI would go on trying for ever what cannot work: the run is to be ended so.
+    """
+
+    hopeless: Failure | None = None
 
     @abc.abstractmethod
     def feed(self, data: bytes) -> list[Content]:

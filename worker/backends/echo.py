@@ -68,7 +68,9 @@ class _Parser(Parser):
         events = self.feed(b"\n")
         failure = None
         if exit.code != 0:
-            failure = Failure("backend_error", f"echo ended with exit code {exit.code}: {exit.stderr.strip()}", "crashed")
+            failure = Failure(
+                "backend_error", f"echo ended with exit code {exit.code}: {exit.stderr.strip()}", "crashed"
+            )
         elif self._usage is None:
             failure = Failure("backend_error", "echo ended without its final event", "no_final_event")
         output = "".join(self._said)

@@ -1,0 +1,54 @@
+# What a newcomer needs; `make help` lists it.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+CLIS := .clis/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install clis serve check test fix bench lock
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 10
+
+install: $(STAMP)  ## set up .venv with everything the project needs
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clinvk needs Python 3.11 or later")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+clis:  ## install the pinned agent CLIs for the tests, from npm (skipped where npm is missing)
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(CLIS); \
+	else echo "npm is missing: the tests on the real CLIs will be skipped"; fi
+
+$(CLIS): tests/clis/package.json tests/clis/package-lock.json
+	mkdir -p .clis
+	cp tests/clis/package.json tests/clis/package-lock.json .clis/
+	cd .clis && npm ci --no-audit --no-fund --loglevel=error
+	touch $@
+
+serve: install  ## everything on this machine, on http://127.0.0.1:8080
+	$(BIN)/clinvk serve
+
+check: install  ## format, lint, types, import rules, unit tests; under fifteen seconds
+	@$(BIN)/python -m tests.check
+
+test: install clis  ## everything; says what it skipped and why
+	$(BIN)/ruff format --check -q .
+	$(BIN)/ruff check -q .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest tests
+
+fix: install  ## format, and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install  ## the budgets, each beside a direct start of the same stub CLI
+	$(BIN)/python -m bench
+
+lock: install  ## renew requirements.lock from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --no-annotate -q -o requirements.lock

@@ -1,0 +1,191 @@
+"""Codex CLI, as observed of 0.169.0: `codex exec --json`, whole messages."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from shared.event import Content, Init, Message, Progress, Thinking, TokenUsage, ToolResult, ToolUse
+from shared.host import Capabilities
+from shared.run import Failure, Outcome, RunSpec, Usage
+from worker.backends.base import Backend, Exit, Launch, Parser, Place, Settings
+from worker.backends.causes import classify, ended
+from worker.backends.lines import Lines, number, part, text
+from worker.backends.options import extra, lacking, resolve
+
+_SANDBOX = {"read-only": "read-only", "workspace": "workspace-write", "full": "danger-full-access"}
+_WAITS = 3  # "waiting for network": it would wait for ever
+_TOOLS = ("command_execution", "file_change", "mcp_tool_call", "web_search")
+
+
+class Codex(Backend):
+    name = "codex"
+    default_command = ("codex",)
+    npm_package = "@openai/codex"
+    vendor_env = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "CODEX_HOME", "CODEX_API_KEY")
+
+    def capabilities(self, *, as_root: bool) -> Capabilities:  # noqa: ARG002  # its sandbox works for root too
+        every = ("default", "auto", "none", "always")
+        return Capabilities(
+            modes={"": every, "read-only": every, "workspace": every, "full": every},
+            system_prompt=("replace",),
+            options=("model", "ephemeral", "resume", "add_dirs"),
+        )
+
+    def launch(self, spec: RunSpec, settings: Settings, place: Place, base_env: Mapping[str, str]) -> Launch:
+        able = self.capabilities(as_root=settings.as_root)
+        options = resolve(spec, settings, able)
+        config: dict[str, Any] = {
+            "approval_policy": "never",  # nobody is there to be asked; the sandbox decides
+            "analytics.enabled": False,
+            "features.plugins": False,
+            "features.apps": False,
+            "check_for_update_on_startup": False,
+            # Its tools would see every variable of the process, keys included.
+            "shell_environment_policy.inherit": "core",
+        }
+        sandbox = _SANDBOX.get(options.sandbox) or ("workspace-write" if options.approval == "auto" else None)
+        if sandbox:
+            config["sandbox_mode"] = sandbox
+        if place.add_dirs:
+            config["sandbox_workspace_write.writable_roots"] = list(place.add_dirs)
+        files = {}
+        if options.system_prompt is not None:
+            path = f"{place.scratch}/instructions.md"
+            files[path] = options.system_prompt.encode("utf-8", "replace")
+            config["model_instructions_file"] = path
+        argv = [*settings.command, "exec", "--json", "--skip-git-repo-check"]
+        for name, value in config.items():
+            argv += ["-c", f"{name}={json.dumps(value)}"]  # TOML's basic values are JSON's
+        if options.model:
+            argv += ["-m", options.model]
+        if spec.session_id is None and not spec.resume:
+            argv += ["--ephemeral"]
+        argv += [*settings.extra_flags, *extra(spec, settings, able.extra)]
+        if spec.resume:
+            argv += ["resume", spec.resume]
+        return Launch(
+            argv=(*argv, "-"),
+            env={**base_env, **settings.env},
+            cwd=place.cwd,
+            stdin=spec.prompt.encode("utf-8", "replace"),  # invalid UTF-8 on its stdin is an error
+            files=files,
+            not_enforced=lacking(options, able),
+        )
+
+    def parser(self, spec: RunSpec) -> Parser:
+        return _Parser(spec.prior_usage)
+
+
+class _Parser(Parser):
+    def __init__(self, prior: Usage | None) -> None:
+        self._lines = Lines()
+        self._prior = prior or Usage()
+        self._said: list[str] = []
+        self._thread_id: str | None = None
+        self._usage: Usage | None = None
+        self._failed: str | None = None
+        self._completed = False
+        self._waits = 0
+        self._turns = 0
+
+    def feed(self, data: bytes) -> list[Content]:
+        return [event for item in self._lines.feed(data) for event in self._item(item)]
+
+    def _item(self, item: dict[str, Any]) -> list[Content]:
+        match item.get("type"):
+            case "thread.started":
+                self._thread_id = text(item.get("thread_id")) or None
+                return [Init(backend_session_id=self._thread_id)]
+            case "turn.started":
+                self._turns += 1
+            case "item.started":
+                return self._started(item.get("item"))
+            case "item.completed":
+                return self._completed_item(item.get("item"))
+            case "turn.completed":
+                self._completed = True
+                self._usage = used = self._this_turn(item.get("usage"))
+                return [TokenUsage(used.input_tokens, used.output_tokens, used.cached_tokens, used.reasoning_tokens)]
+            case "turn.failed":
+                self._failed = text(part(item, "error", "message")) or "it gave no reason"
+            case "error":
+                return self._trouble(text(item.get("message")))
+            case _:
+                pass
+        return []
+
+    def _trouble(self, message: str) -> list[Content]:
+        """Notices of its own retries; not fatal by themselves."""
+        if "waiting for network" in message:
+            self._waits += 1
+            if self._waits >= _WAITS:
+                self.hopeless = classify("codex", message)
+        elif message.startswith("Reconnecting") and "status 401" in message:
+            self.hopeless = classify("codex", message, status=401)
+        return [Progress(message)]
+
+    @staticmethod
+    def _started(item: Any) -> list[Content]:
+        kind = part(item, "type")
+        if kind not in _TOOLS:
+            return []
+        return [ToolUse(text(part(item, "id")), str(kind), _input(item))]
+
+    def _completed_item(self, item: Any) -> list[Content]:
+        kind, id = part(item, "type"), text(part(item, "id"))
+        match kind:
+            case "agent_message":
+                said = text(part(item, "text"))
+                if said and self._said:
+                    said = "\n\n" + said
+                self._said.append(said)
+                return [Message(said)] if said else []
+            case "reasoning":
+                return [Thinking(text(part(item, "text")))]
+            case "error":
+                return [Progress("warning: " + text(part(item, "message")))]
+            case "todo_list":
+                return [Progress("the plan was changed")]
+            case "command_execution":
+                code = part(item, "exit_code")
+                return [ToolResult(id, text(part(item, "aggregated_output")), code not in (0, None))]
+            case "file_change" | "mcp_tool_call" | "web_search":
+                failed = part(item, "status") == "failed"
+                return [ToolResult(id, json.dumps(_input(item), ensure_ascii=False), failed)]
+            case _:
+                return []
+
+    def _this_turn(self, usage: Any) -> Usage:
+        """What it reports is the thread's sum."""
+        prior = self._prior
+        return Usage(
+            max(number(part(usage, "input_tokens")) - prior.input_tokens, 0),
+            max(number(part(usage, "output_tokens")) - prior.output_tokens, 0),
+            max(number(part(usage, "cached_input_tokens")) - prior.cached_tokens, 0),
+            max(number(part(usage, "reasoning_output_tokens")) - prior.reasoning_tokens, 0),
+        )
+
+    def finish(self, exit: Exit) -> tuple[list[Content], Outcome]:
+        events = [event for item in self._lines.flush() for event in self._item(item)]
+        failure: Failure | None = None
+        if self._failed is not None:
+            failure = classify("codex", self._failed)
+        elif not self._completed:
+            failure = ended("codex", exit.code, exit.stderr)
+        elif exit.code != 0:
+            failure = ended("codex", exit.code, exit.stderr)
+        return events, Outcome(
+            exit_code=exit.code,
+            output="".join(self._said),
+            usage=self._usage,
+            failure=failure,
+            backend_session_id=self._thread_id,
+            turns=self._turns or None,
+        )
+
+
+def _input(item: Any) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        return {}
+    known = ("command", "changes", "server", "tool", "arguments", "query", "result", "error")
+    return {name: item[name] for name in known if name in item}
