@@ -1,11 +1,10 @@
 """All wiring of the API process."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
-
-import asyncio
 
 from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException

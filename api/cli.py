@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -17,7 +18,6 @@ from api.layers import Key
 from shared import log
 from shared.config import Config
 from shared.config_sources import Loaded, load, read_keys
-from shared.errors import ConfigError
 from shared.host import Instance, Readiness
 
 _CLOSE_WITHIN_S = 10
@@ -126,7 +126,8 @@ async def _watched(
         await asyncio.sleep(0.005)
     if server.started:
         _say_ready(server, config, family, instance)
-    await asyncio.wait({serving, signalled, death}, return_when=asyncio.FIRST_COMPLETED)
+    watched: set[asyncio.Future[Any]] = {serving, signalled, death}
+    await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
     code = 0
     if death.done():
         print(f"clinvk: {death.result()}; ending everything", file=sys.stderr)
@@ -134,7 +135,8 @@ async def _watched(
     elif told.is_set() and family is not None and not hurried.is_set():
         ending = asyncio.create_task(family.end_worker(), name="end-worker")
         again = asyncio.create_task(hurried.wait(), name="hurry")
-        await asyncio.wait({ending, again}, return_when=asyncio.FIRST_COMPLETED)
+        endings: set[asyncio.Future[Any]] = {ending, again}
+        await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
         family.cut_lifeline()
         await ending
         again.cancel()

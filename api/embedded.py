@@ -61,6 +61,7 @@ class Family:
         self._server: subprocess.Popen[bytes] | None = None
         self._worker: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
+        self._watchers: list[asyncio.Task[None]] = []
         self.persistent = False
         self.url = f"unix://{self._sockets / 'redis.sock'}"
 
@@ -159,7 +160,7 @@ class Family:
         loop = asyncio.get_running_loop()
         for name, child in (("the private Redis server", self._server), ("the worker", self._worker)):
             if child is not None:
-                loop.create_task(self._await_child(name, child, on_death), name=f"watch {name}")
+                self._watchers.append(loop.create_task(self._await_child(name, child, on_death), name=f"watch {name}"))
 
     @staticmethod
     async def _await_child(name: str, child: "subprocess.Popen[bytes]", on_death: "asyncio.Future[str]") -> None:
@@ -182,10 +183,8 @@ class Family:
             return
         if child.poll() is None:
             child.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(child.wait, 0.1 if now else self._grace_s + 10.0)
-            except subprocess.TimeoutExpired:
-                pass
         self.cut_lifeline()
         with contextlib.suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(child.wait, 5.0)

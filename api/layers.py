@@ -41,7 +41,7 @@ class RequestIds:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if str(scope["type"]) != "http":
             await self._app(scope, receive, send)
             return
         given = dict(scope["headers"]).get(b"x-request-id", b"")
@@ -67,7 +67,7 @@ class RequestIds:
         finally:
             took = (time.monotonic() - begun) * 1000
             _log.info(
-                "%s %s %d %.1f ms", scope["method"], scope["path"], status, took, extra={"request_id": request_id}
+                "%s %s %d %.1f ms", scope.get("method"), scope["path"], status, took, extra={"request_id": request_id}
             )
 
 
@@ -79,7 +79,7 @@ class Auth:
         self._keys = tuple(keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if str(scope["type"]) != "http":
             await self._app(scope, receive, send)
             return
         state: dict[str, Any] = scope.setdefault("state", {})

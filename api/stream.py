@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
+from litestar import Response
 from litestar.types import Receive, Scope, Send
 
 from api.relay import Follower
@@ -83,7 +85,7 @@ class EventStream:
                 lines = await follower.next(self._heartbeat_s)
                 if lines:
                     await self._send(send, self._render(lines, follower.position - len(lines) + 1))
-                elif not follower.ended and not self._closing.is_set():
+                elif not self._closing.is_set():
                     await self._send(send, self._heartbeat)
         except ClinvkError as error:
             await self._send(send, self._on_error(error))
@@ -97,6 +99,17 @@ class EventStream:
     async def _send(send: Send, body: bytes) -> None:
         if body:
             await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+class Streaming(Response[Any]):
+    """What a route returns so that Litestar runs an `EventStream` as it is."""
+
+    def __init__(self, stream: EventStream) -> None:
+        super().__init__(None)
+        self._stream = stream
+
+    def to_asgi_response(self, *_: Any, **__: Any) -> Any:
+        return self._stream
 
 
 async def hung_up(receive: Receive) -> None:

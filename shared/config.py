@@ -178,8 +178,7 @@ class Config(_Section, frozen=True):
     strict_models: Annotated[bool, key("refuse unknown model names", by="api", pending=True)] = False
 
     def backend(self, name: str) -> BackendConfig:
-        found: dict[str, BackendConfig] = {**self.backends}
-        return found.get(name, BackendConfig())
+        return next((found for known, found in self.backends.items() if known == name), BackendConfig())
 
     def __repr__(self) -> str:
         return f"Config({masked(self)})"
@@ -223,7 +222,7 @@ def _keys(kind: type[msgspec.Struct], prefix: str) -> list[Key]:
         elif isinstance(field.type, type) and issubclass(field.type, _Section):
             found += _keys(field.type, path + ".")
         else:
-            default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()  # type: ignore[operator, misc]  # every key has one
+            default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
             metas = [meta for meta in getattr(field.type, "__metadata__", ()) if meta.extra]
             extra: dict[str, Any] = metas[0].extra or {}
             found.append(Key(path, default, metas[0].description or "", extra["by"], extra["pending"], extra["secret"]))

@@ -20,7 +20,14 @@ _NAMED = {
     "CLINVK_API_KEYS_GOPASS_PATH": "server.api_keys_gopass_path",
 }
 # Not configuration: where it lies, what processes tell each other, what tests set.
-_OTHER = ("CLINVK_CONFIG", "CLINVK_HOME", "CLINVK_LIFELINE", "CLINVK_RUN", "CLINVK_INSTANCE", "CLINVK_WARDEN")
+_OTHER: tuple[str, ...] = (
+    "CLINVK_CONFIG",
+    "CLINVK_HOME",
+    "CLINVK_LIFELINE",
+    "CLINVK_RUN",
+    "CLINVK_INSTANCE",
+    "CLINVK_WARDEN",
+)
 _OTHER += ("CLINVK_REQUIRE", "CLINVK_API_KEYS", "CLINVK_API_KEY")
 _MAX_BYTES = 1 << 20
 
@@ -38,7 +45,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            name = self.construct_object(key_node, deep=deep)  # type: ignore[no-untyped-call]  # untyped in the stubs
+            name = self.construct_object(key_node, deep=deep)
             if not isinstance(name, str):
                 raise ConfigError(f"line {key_node.start_mark.line + 1}: the key {name!r} must be text")
             if name in seen:

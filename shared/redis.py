@@ -59,11 +59,11 @@ class Scripts:
             sha = self._shas.get(name)
             if sha is not None:
                 try:
-                    return await self.redis.evalsha(sha, 0, *args)  # type: ignore[misc]  # typed for both clients
+                    return await self.redis.evalsha(sha, 0, *args)
                 except NoScriptError:  # Redis was restarted
                     pass
             self._shas[name] = await self.redis.script_load(self._sources[name])
-            return await self.redis.evalsha(self._shas[name], 0, *args)  # type: ignore[misc]  # as above
+            return await self.redis.evalsha(self._shas[name], 0, *args)
         except (RedisError, OSError) as error:
             raise unavailable(error) from error
 

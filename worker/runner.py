@@ -12,11 +12,11 @@ import msgspec
 from shared.errors import ClinvkError, InvalidRequest, NotEnforceable, StoreUnavailable, UnsupportedParameter
 from shared.event import Progress
 from shared.ids import new_id
-from shared.run import Failure, Outcome, RunSpec
+from shared.run import Failure, Outcome
 from shared.store.runs import Runs
 from shared.sweep import WORKER_LOST
 from worker import tree
-from worker.backends.base import Backend, Exit, Launch, Parser
+from worker.backends.base import Exit, Launch, Parser
 from worker.live import Live, Publisher
 from worker.process import Process
 from worker.stage import Prepared, Stage

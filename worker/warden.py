@@ -81,9 +81,9 @@ def _once(argv: Sequence[str], environ: Mapping[str, str], lifeline: int | None)
             while child.poll() is None:
                 for key, _ in selector.select(timeout=1.0):
                     if key.data == "signal":
-                        for number in os.read(signals[0], 64):
+                        for code in os.read(signals[0], 64):
                             told += 1
-                            child.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
+                            child.send_signal(signal.SIGTERM if code == signal.SIGINT else code)
                         if told > 1 and kill_at is None:
                             kill_at = time.monotonic() + _IMPATIENT_S
                     elif key.data == "lifeline" and not os.read(key.fd, 64):
@@ -98,8 +98,8 @@ def _once(argv: Sequence[str], environ: Mapping[str, str], lifeline: int | None)
         signal.set_wakeup_fd(-1)
         for fd in (write, pidfd, *signals):
             os.close(fd)
-    code = child.returncode
-    return (code if code >= 0 else 128 - code), told > 0
+    ended = child.returncode
+    return (ended if ended >= 0 else 128 - ended), told > 0
 
 
 def _reap_orphans(child: int) -> None:

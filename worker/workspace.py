@@ -11,7 +11,20 @@ from shared.errors import InvalidRequest
 from worker.backends.base import Place
 
 # Always blocked, whatever the configuration adds.
-BLOCKED = ("/etc", "/proc", "/sys", "/dev", "/boot", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+BLOCKED: tuple[str, ...] = (
+    "/etc",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/boot",
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+)
 BLOCKED += ("/run", "/var/run", "/var/lib", "/var/log", "/var/spool")
 
 # Blocked wherever they stand: directories that hold secrets.

@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 from litestar import Request, Response, Router, delete, get, post
-from litestar.types import ASGIApp
 
 from api import errors, stream
 from api.context import Context, context_of
@@ -23,7 +22,7 @@ _JSON = "application/json"
 
 
 @post("/prompt", status_code=200)
-async def create_prompt(request: Req) -> ASGIApp | Response[bytes]:
+async def create_prompt(request: Req) -> Response[Any]:
     ctx = context_of(request)
     body = parse(await request.body(), PromptBody)
     spec = to_spec(
@@ -103,7 +102,7 @@ def _failed(request: Req, failure: Failure, run_id: str) -> Response[bytes]:
     return Response(error.body, status_code=error.status, headers=error.headers, media_type="application/problem+json")
 
 
-async def _stream(request: Req, follower: Follower, spec: RunSpec, *, sse: bool) -> ASGIApp | Response[bytes]:
+async def _stream(request: Req, follower: Follower, spec: RunSpec, *, sse: bool) -> Response[Any]:
     """Holds the status until the first event or for a moment, so that an early failure has a real status."""
     ctx = context_of(request)
     first: list[bytes] = []
@@ -126,7 +125,7 @@ async def _stream(request: Req, follower: Follower, spec: RunSpec, *, sse: bool)
             await ctx.release(follower)
 
 
-def _events(request: Req, follower: Follower, first: list[bytes], spec: RunSpec, *, sse: bool) -> ASGIApp:
+def _events(request: Req, follower: Follower, first: list[bytes], spec: RunSpec, *, sse: bool) -> Response[Any]:
     ctx = context_of(request)
     render = stream.sse if sse else stream.ndjson
 
@@ -139,7 +138,7 @@ def _events(request: Req, follower: Follower, first: list[bytes], spec: RunSpec,
         )
         return render([line], follower.position + 1)
 
-    return stream.EventStream(
+    events = stream.EventStream(
         follower,
         first,
         render=render,
@@ -153,6 +152,7 @@ def _events(request: Req, follower: Follower, first: list[bytes], spec: RunSpec,
         release=ctx.release,
         closing=ctx.closing,
     )
+    return stream.Streaming(events)
 
 
 async def _found(ctx: Context, run_id: str, tenant: str | None) -> Run:
@@ -179,7 +179,7 @@ async def get_run(request: Req, run_id: str) -> Response[bytes]:
 
 
 @get("/runs/{run_id:str}/events")
-async def follow_run(request: Req, run_id: str) -> ASGIApp | Response[bytes]:
+async def follow_run(request: Req, run_id: str) -> Response[Any]:
     ctx = context_of(request)
     after = _position(request)
     run = await _found(ctx, run_id, _tenant(request))

@@ -1,6 +1,7 @@
 """The events of runs: appended by workers, read by followers from any position."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from redis.exceptions import RedisError
@@ -37,7 +38,7 @@ class Events:
         Raises: LogExpired where some of them have been trimmed.
         """
         try:
-            rows = await self._redis.xrange(names.events(run_id), min=f"0-{after + 1}", count=count)
+            rows: Any = await self._redis.xrange(names.events(run_id), min=f"0-{after + 1}", count=count)
         except (RedisError, OSError) as error:
             raise unavailable(error) from error
         if rows and int(text(rows[0][0]).partition("-")[2]) != after + 1:

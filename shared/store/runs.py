@@ -17,7 +17,19 @@ _spec = msgspec.json.Decoder(RunSpec)
 _outcome = msgspec.json.Decoder(Outcome)
 _failure = msgspec.json.Decoder(Failure)
 
-_FIELDS = ("spec", "status", "queue", "created", "queued", "started", "ended", "host", "instance", "attempt", "seq")
+_FIELDS: tuple[str, ...] = (
+    "spec",
+    "status",
+    "queue",
+    "created",
+    "queued",
+    "started",
+    "ended",
+    "host",
+    "instance",
+    "attempt",
+    "seq",
+)
 _FIELDS += ("detached", "cancel", "outcome")
 
 

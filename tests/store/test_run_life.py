@@ -10,6 +10,7 @@ import pytest
 from shared import event, names
 from shared.errors import LogExpired, QueueFull
 from shared.event import Message
+from shared.host import BackendState, Instance, Readiness
 from shared.ids import new_id
 from shared.run import Failure, Outcome, RunSpec, Status
 from shared.store import Limits, create_scripts
@@ -17,7 +18,6 @@ from shared.store.events import Batch, Events
 from shared.store.followers import Followers
 from shared.store.hosts import Hosts
 from shared.store.runs import Runs
-from shared.host import BackendState, Instance, Readiness
 from shared.sweep import Sweeper
 
 CANCELLED = Failure("cancelled", "by its caller", "cancelled")

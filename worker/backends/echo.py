@@ -17,8 +17,8 @@ class Echo(Backend):
     name = "echo"
     default_command = ()  # the worker fills in its own Python and echo_cli.py
 
-    def capabilities(self, *, as_root: bool) -> Capabilities:
-        modes = dict.fromkeys(("", "read-only", "workspace", "full"), _ALL)
+    def capabilities(self, *, as_root: bool) -> Capabilities:  # noqa: ARG002  # the same for root
+        modes: dict[str, tuple[str, ...]] = dict.fromkeys(("", "read-only", "workspace", "full"), _ALL)
         return Capabilities(modes=modes, options=("ephemeral", "resume", "model", "add_dirs"), extra=_EXTRA)
 
     def launch(self, spec: RunSpec, settings: Settings, place: Place, base_env: Mapping[str, str]) -> Launch:
@@ -37,7 +37,7 @@ class Echo(Backend):
             not_enforced=tuple(lacks),
         )
 
-    def parser(self, spec: RunSpec) -> Parser:
+    def parser(self, spec: RunSpec) -> Parser:  # noqa: ARG002  # the interface
         return _Parser()
 
 

@@ -20,9 +20,40 @@ JSON = st.recursive(
     max_leaves=12,
 )
 WORDS = st.sampled_from(
-    "type subtype system init assistant user result stream_event message content text item usage event delta "
-    "content_block_delta text_delta message_start message_stop turn.completed item.completed agent_message error "
-    "status success stats session_id is_error model id role timestamp".split()
+    [
+        "type",
+        "subtype",
+        "system",
+        "init",
+        "assistant",
+        "user",
+        "result",
+        "stream_event",
+        "message",
+        "content",
+        "text",
+        "item",
+        "usage",
+        "event",
+        "delta",
+        "content_block_delta",
+        "text_delta",
+        "message_start",
+        "message_stop",
+        "turn.completed",
+        "item.completed",
+        "agent_message",
+        "error",
+        "status",
+        "success",
+        "stats",
+        "session_id",
+        "is_error",
+        "model",
+        "id",
+        "role",
+        "timestamp",
+    ]
 )
 SHAPED = st.dictionaries(WORDS, WORDS | JSON | st.dictionaries(WORDS, WORDS | JSON, max_size=4), max_size=6)
 

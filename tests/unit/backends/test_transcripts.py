@@ -87,7 +87,7 @@ def play(case: str, how: str = "whole", prior: Usage | None = None) -> tuple[lis
 
 
 def test_every_transcript_is_expected():
-    assert _ALL == sorted(EXPECTED)
+    assert sorted(EXPECTED) == _ALL
 
 
 @pytest.mark.parametrize("case", _ALL)
@@ -99,7 +99,7 @@ def test_a_transcript_says_the_same_whatever_the_pieces_it_comes_in(case):
 def test_a_transcript_comes_to_its_outcome(case):
     code, cause, output = EXPECTED[case]
 
-    events, outcome = play(case)
+    _, outcome = play(case)
 
     failure = outcome.failure
     assert (failure and failure.code, failure and failure.cause) == (code, cause)
