@@ -178,8 +178,9 @@ class Side:
         self._thread.join(10)
 
 
-def _end_at_once() -> None:
-    """The warden is gone: nothing that this process started may outlive it."""
+def _end_at_once(runner: Runner) -> None:
+    """The warden is gone: nothing that this process started may outlive it, and no kill is taken for a CLI's own end."""
+    runner.forsake()
     tree.kill_below(os.getpid(), 3.0)
     os._exit(1)
 
@@ -199,10 +200,11 @@ def main(argv: Sequence[str]) -> int:
     lifeline = int(os.environ.pop(LIFELINE, "-1"))
     if lifeline >= 0:
         os.set_inheritable(lifeline, False)
-        watch_lifeline(lifeline, _end_at_once)
     only = [name.strip() for name in args.backends.split(",")] if args.backends else None
     backends = offered(config, only)
     side = Side(config, loaded.home, backends)
+    if lifeline >= 0:
+        watch_lifeline(lifeline, lambda: _end_at_once(side.runner))
     queues = [names.queue(name) for name in backends] + [names.queue(name, side.host) for name in backends]
     celery = create_celery(config.redis.url or "", queues, side.carry_out, side.on_ready, side.on_stop)
     side.start()

@@ -24,7 +24,7 @@ from worker.stage import Prepared, Stage
 _log = logging.getLogger(__name__)
 
 _END_WITHIN_S = 300.0  # how long the end of a run is offered to a Redis that is away
-_KILL_S = 2.5  # before a lease runs out, its child must be dead
+_KILL_S = 1.0  # before a lease runs out, its child must be dead; SIGKILL takes milliseconds
 
 SHUTDOWN = Failure(
     "worker_shutdown", "the worker was shut down and this run did not end within its grace", "worker_shutdown"
@@ -56,6 +56,7 @@ class Runner:
         self._instance = instance
         self._held: dict[str, Live] = {}
         self._draining = False
+        self._forsaken = False
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -190,6 +191,8 @@ class Runner:
 
     async def _end(self, live: Live, outcome: Outcome) -> None:
         await self._publisher.settle(live)
+        if self._forsaken:
+            return
         if live.lost:
             _log.warning("run %s was taken from this worker", live.spec.id)
             return
@@ -227,24 +230,25 @@ class Runner:
         fence = asyncio.create_task(self._fence(), name="fence")
         try:
             while True:
-                await self._renew()
+                renewed = await self._renew()
                 if not self._held:
                     for seen in tree.strays():  # whatever their environment, they belong to no run that lives
                         tree.send(seen, signal.SIGKILL)
-                await asyncio.sleep(every_s)
+                await asyncio.sleep(every_s if renewed else 0.2)
         finally:
             fence.cancel()
 
-    async def _renew(self) -> None:
+    async def _renew(self) -> bool:
+        """Returns whether the store could be asked."""
         held = list(self._held.values())
         if not held:
-            return
+            return True
         sent_at = asyncio.get_running_loop().time()
         try:
             ends = await self._runs.renew([(live.spec.id, live.claim.token) for live in held])
         except StoreUnavailable as error:
             _log.warning("cannot renew leases: %s", error.message)
-            return
+            return False
         for live in held:
             if live.spec.id not in ends:
                 live.renewed_at = sent_at
@@ -253,6 +257,7 @@ class Runner:
                 live.stop(failure)
             elif not live.closing:
                 live.lose(WORKER_LOST)
+        return True
 
     async def _fence(self) -> None:
         while True:
@@ -273,6 +278,10 @@ class Runner:
     async def emptied(self) -> None:
         """Returns when no run is under way."""
         await self._empty.wait()
+
+    def forsake(self) -> None:
+        """Says nothing more of any run: this process is about to kill them and itself. Safe from any thread."""
+        self._forsaken = True
 
     async def drain(self, grace_s: float) -> None:
         """Takes no more runs; those under way may end within the grace, then they are ended."""

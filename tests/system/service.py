@@ -165,8 +165,7 @@ class Stream:
     def __init__(self, method: str, url: str, **kwargs: Any) -> None:
         self.events: queue.Queue[dict[str, Any] | Exception | None] = queue.Queue()
         self.status: queue.Queue[tuple[int, dict[str, str]]] = queue.Queue()
-        self._closing = False
-        self._socket: Any = None
+        self._answer: Any = None
         self.thread = threading.Thread(target=self._read, args=(method, url, kwargs), daemon=True)
         self.thread.start()
 
@@ -178,9 +177,14 @@ class Stream:
                 for line in answer.iter_lines():
                     if line.strip():
                         self.events.put(json.loads(line))
-        except Exception as error:  # handed to whoever waits
+        except Exception as error:  # noqa: BLE001  # handed to whoever waits
             self.events.put(error)
         self.events.put(None)
+
+    def hang_up(self) -> None:
+        """Breaks the connection, as a client that dies does."""
+        wire = self._answer.extensions["network_stream"].get_extra_info("socket")
+        wire.shutdown(socket.SHUT_RDWR)
 
     @property
     def run_id(self) -> str:

@@ -176,7 +176,7 @@ def test_a_hang_up_ends_the_run_after_the_grace_and_its_processes():
         following.next()
         detached = submit(base, "stay", "--hang")
 
-        following._answer.close()
+        following.hang_up()
 
         assert ended(base, run_id, 10)["result"]["error_cause"] == "hung_up"
         no_process_of(run_id)
