@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import random
 import re
 import threading
 from typing import Any
@@ -46,9 +47,11 @@ class Request:
         self.kind = found.group(1) if found else "text"
         self.args = dict(w.partition("=")[::2] for w in found.group(2).split()) if found else {}
         self.last = users[-1] if users else ""
-        self.answered = bool(items) and "esult" in json.dumps(items[-1])[:400] + str(items[-1].get("type"))
+        marks = {"anthropic": '"tool_result"', "openai": "call_output", "gemini": '"functionResponse"'}
+        self.answered = bool(items) and marks[self.api] in json.dumps(items[-1])
         if self.api == "openai":
-            self.answered = bool(items) and str(items[-1].get("type", "")).endswith("call_output")
+            developer = [text for role, text in self.turns if role == "developer"]
+            self.system += "\n".join(developer)
         self.tools = [t.get("name") for t in body.get("tools", [])]
 
     def number(self, name: str, default: int) -> int:
@@ -69,7 +72,9 @@ class Request:
             return [json.dumps(told, ensure_ascii=False)]
         size, count = self.number("size", 0), self.number("n", 5)
         if size:  # never the same twice: gemini takes repetition for a loop
-            return ["".join(chr(97 + (i * 7 + j * j) % 26) for j in range(i, i + size - 1)) + " " for i in range(count)]
+            dice = random.Random(1)
+            letters = "abcdefghijklmnopqrstuvwxyz     "
+            return ["".join(dice.choices(letters, k=size - 1)) + " " for _ in range(count)]
         return [f"tok{i} " for i in range(count)]
 
 
@@ -83,7 +88,7 @@ def _texts(value: Any) -> str:
 
 def _sse(data: dict[str, Any]) -> bytes:
     name = f"event: {data['type']}\n" if "type" in data else ""
-    return f"{name}data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+    return f"{name}data: {json.dumps(data)}\n\n".encode()  # ASCII: gemini ends a line at U+2028 too
 
 
 class _Anthropic:

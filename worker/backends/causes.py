@@ -74,6 +74,8 @@ def ended(cli: str, code: int, stderr: str) -> Failure:
     if code < 0 or code > 128:
         number = -code if code < 0 else code - 128
         return Failure("backend_error", f"{cli} was ended by signal {number}. {tail}".strip(), "crashed")
+    if "input exceeds the maximum length" in tail.lower():
+        return Failure("invalid_request", f"{cli}: {tail}", "prompt_too_large")
     if code == 0:
         return Failure("backend_error", f"{cli} ended without its final event. {tail}".strip(), "no_final_event")
     low = tail.lower()

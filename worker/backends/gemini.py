@@ -103,6 +103,7 @@ class _Parser(Parser):
         self._model: str | None = None
         self._result: dict[str, Any] | None = None
         self._error = ""
+        self._looped = False
         self._turns = 0
 
     def feed(self, data: bytes) -> list[Content]:
@@ -133,6 +134,7 @@ class _Parser(Parser):
                 message = text(item.get("message"))
                 if item.get("severity") != "warning":
                     self._error = message
+                self._looped = self._looped or "Loop detected" in message
                 return [Progress(message)]
             case "result":
                 self._result = item
@@ -194,6 +196,8 @@ class _Parser(Parser):
             if exit.code == 42 and "resum" in exit.stderr.lower():
                 return Failure("not_found", f"gemini: {exit.stderr.strip()[-1000:]}", "unknown_session")
             return ended("gemini", exit.code if exit.code < 128 else 1, exit.stderr or self._error)
+        if self._looped:  # it says success
+            return Failure("backend_error", "gemini took the model's text for a loop and stopped", "loop_detected")
         if result.get("status") == "success" and exit.code == 0:
             return None
         said = text(part(result, "error", "message")) or self._error
