@@ -2,29 +2,38 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
+import functools
+import logging
 import os
 import signal
+import struct
 import subprocess
+import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from shared.errors import TryLater
+from shared.errors import ClinvkError, InvalidRequest, TryLater
 from worker import tree
 from worker.backends.base import Exit, Launch
 
+_log = logging.getLogger(__name__)
+
 _READ_BYTES = 256 * 1024
 _BUFFER_BYTES = 1 << 20
+_PIPE_BYTES = 256 * 1024  # all pipes of a user who is not root share 64 MiB
 _STDERR_BYTES = 64 * 1024
 _LINGER_S = 0.2  # how long a pipe is read after the CLI's exit, where something else still holds it
 _TAIL_S = 0.01
-_STEP_S = 0.005
+_STEP_S = 1.5  # at most, between SIGINT, SIGTERM and SIGKILL
 _GONE_WITHIN_S = 3.0
 _F_SETPIPE_SZ = 1031
+_UNKNOWN_EXIT = 255  # somebody else took the exit code: never 0
 
 
 class StartFailed(TryLater):
-    """The CLI could not be started; the text says why."""
+    """The CLI could not be started on this host; the text says why."""
 
     code = "backend_unavailable"
 
@@ -32,99 +41,124 @@ class StartFailed(TryLater):
 class Process:
     """`async with await Process.start(…)`: when the block is left, nothing of it lives."""
 
-    def __init__(self, run_id: str, child: "subprocess.Popen[bytes]", stdin: bytes, tail: int | None) -> None:
-        self.run_id = run_id
+    def __init__(self, mark: tree.Mark, child: "subprocess.Popen[bytes]", stdin: bytes, tail: int | None) -> None:
         self.pid = child.pid
+        self._mark = mark
         self._loop = asyncio.get_running_loop()
         self._child = child
         self._known: set[tree.Seen] = set()
-        self._buffer = bytearray()
-        self._stderr = bytearray()
-        self._stdin = memoryview(stdin)
-        self._wake = asyncio.Event()
+        self._code = _UNKNOWN_EXIT
         self._exited = asyncio.Event()
+        self._exited_at = 0.0
+        self._wake = asyncio.Event()
+        self._buffer = bytearray()
         self._out_open = True
-        self._err_open = True
         self._paused = False
+        self._owed = 0  # bytes of stdout that were written before the exit and are not read yet
         self._tail = tail
         self._tailing: asyncio.Task[None] | None = None
-        self._pidfd = os.pidfd_open(child.pid)
-        self._loop.add_reader(self._pidfd, self._on_exit)
+        self._cutting: asyncio.TimerHandle | None = None
+        self._stderr = bytearray()
+        self._err_open = True
+        self._stdin = memoryview(stdin)
         assert child.stdin is not None
         assert child.stderr is not None
         self._in, self._err = child.stdin.fileno(), child.stderr.fileno()
+        self._out = tail if child.stdout is None else child.stdout.fileno()
+        self._pidfd = os.pidfd_open(child.pid)
+        self._loop.add_reader(self._pidfd, self._on_exit)
+        self._loop.add_reader(self._err, self._on_stderr)
         os.set_blocking(self._in, False)
         os.set_blocking(self._err, False)
-        self._loop.add_reader(self._err, self._on_stderr)
-        self._write()
         if tail is None:
-            assert child.stdout is not None
-            self._out = child.stdout.fileno()
+            assert self._out is not None
             os.set_blocking(self._out, False)
             self._loop.add_reader(self._out, self._on_stdout)
         else:
-            self._out = tail
-            self._tailing = asyncio.create_task(self._follow_file(), name=f"tail-{run_id}")
+            self._tailing = self._loop.create_task(self._follow_file(tail), name=f"tail-{mark.run_id}")
+        self._write()
 
     @classmethod
     async def start(cls, launch: Launch, *, run_id: str, instance: str, scratch: str) -> "Process":
-        """Raises: StartFailed."""
-        env = {**launch.env, tree.RUN: run_id, "CLINVK_INSTANCE": instance}
-        if warden := os.environ.get(tree.WARDEN):
-            env[tree.WARDEN] = warden
+        """`launch.cwd` must be free of symlinks: one that came in since it was judged is found here.
+
+        Raises: StartFailed; InvalidRequest where the request's own words are what cannot be started.
+        """
+        warden = os.environ.get(tree.WARDEN) or _this_process()
+        mark = tree.new_mark(run_id, warden)
+        env = {**launch.env, tree.RUN: run_id, tree.INSTANCE: instance, tree.WARDEN: warden}
         tail: int | None = None
-        out: int = subprocess.PIPE
+        out = subprocess.PIPE
+        cwd = -1
         try:
+            cwd = _open_cwd(launch.cwd)
             if launch.stdout == "file":
-                path = Path(scratch) / "stdout"
-                out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-                tail = os.open(path, os.O_RDONLY)
-            # vfork and exec: a millisecond, shorter than any way around it.
-            child = subprocess.Popen(  # noqa: ASYNC220  # see above
-                list(launch.argv),
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=subprocess.PIPE,
-                cwd=launch.cwd,
-                env=env,
-                start_new_session=True,
-                bufsize=0,
-            )
+                path = str(Path(scratch) / "stdout")
+                flags = os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
+                out = os.open(path, os.O_WRONLY | flags, 0o600)
+                tail = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            with tree.spawning, tree.tagged(mark.tag):
+                # vfork and exec: a millisecond, shorter than any way around it.
+                child = subprocess.Popen(  # noqa: ASYNC220  # see above
+                    list(launch.argv),
+                    stdin=subprocess.PIPE,
+                    stdout=out,
+                    stderr=subprocess.PIPE,
+                    cwd=f"/proc/self/fd/{cwd}",
+                    env=env,
+                    start_new_session=True,
+                    bufsize=0,
+                )
+                tree.own.add(child.pid)
         except (OSError, ValueError) as error:
             if tail is not None:
                 os.close(tail)
-            what = f"cannot start {launch.argv[0]!r}"
-            raise StartFailed(f"{what}: {getattr(error, 'strerror', None) or error}", retry_after_s=30) from error
+            raise _refusal(error, launch) from error
         finally:
-            if out != subprocess.PIPE:
-                os.close(out)
-        if tail is None and child.stdout is not None:
-            with contextlib.suppress(OSError):  # the limit for all pipes of a user may be reached
-                fcntl.fcntl(child.stdout.fileno(), _F_SETPIPE_SZ, _BUFFER_BYTES)
-        return cls(run_id, child, launch.stdin, tail)
+            for fd in (cwd, out):
+                if fd >= 0:
+                    os.close(fd)
+        try:
+            _widen(child, len(launch.stdin))
+            return cls(mark, child, launch.stdin, tail)
+        except OSError as error:  # as good as out of descriptors
+            _disown(child, tail)
+            raise _refusal(error, launch) from error
 
     async def __aenter__(self) -> "Process":
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        """A cancellation that comes meanwhile waits until the end is reached, which has its own limits."""
+        ending = self._loop.create_task(self._finish(), name=f"end-{self._mark.run_id}")
+        cancelled: asyncio.CancelledError | None = None
+        while not ending.done():
+            try:
+                await asyncio.wait([ending])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        ending.result()
+        if cancelled is not None:
+            raise cancelled
+
+    async def _finish(self) -> None:
         try:
-            if not self._exited.is_set():
-                await self.end(grace_s=0, fast=True)
-            await self.sweep()
+            await self.end(grace_s=0, fast=True)
         finally:
             self._close()
 
     # -- bytes
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """What the CLI writes to stdout, as it comes, until its end."""
+        """What the CLI writes to stdout, as it comes, until its end. For one reader."""
         while True:
             if self._buffer:
                 data = bytes(self._buffer)
                 self._buffer.clear()
-                if self._paused and self._out_open:
+                if self._paused:
                     self._paused = False
-                    self._loop.add_reader(self._out, self._on_stdout)
+                    if self._out_open and self._out is not None:
+                        self._loop.add_reader(self._out, self._on_stdout)
                 yield data
             elif not self._out_open:
                 return
@@ -135,36 +169,65 @@ class Process:
     async def wait(self) -> Exit:
         """Returns when the CLI has ended, with the end of its stderr."""
         await self._exited.wait()
-        if self._err_open:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LINGER_S):
-                    while self._err_open:
-                        self._wake.clear()
-                        await self._wake.wait()
-        return Exit(code=self._child.returncode, stderr=bytes(self._stderr).decode(errors="replace"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._exited_at + _LINGER_S):
+                while self._err_open:
+                    self._wake.clear()
+                    await self._wake.wait()
+        return Exit(code=self._code, stderr=bytes(self._stderr).decode(errors="replace"))
 
     def _on_stdout(self) -> None:
+        assert self._out is not None
         try:
             data = os.read(self._out, _READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        if data:
-            self._buffer += data
-            if len(self._buffer) >= _BUFFER_BYTES:
-                self._loop.remove_reader(self._out)
-                self._paused = True
-        else:
+        if not data:
             self._end_stdout()
+            return
+        self._buffer += data
+        self._owed -= len(data)
+        if len(self._buffer) >= _BUFFER_BYTES:
+            self._loop.remove_reader(self._out)
+            self._paused = True
         self._wake.set()
 
     def _end_stdout(self) -> None:
         if self._out_open:
             self._out_open = False
-            if self._tail is None and not self._paused:
+            if self._tail is None and self._out is not None:
                 self._loop.remove_reader(self._out)
             self._wake.set()
+
+    def _cut_stdout(self) -> None:
+        """Something else holds the pipe. What the CLI itself has written is read to its end, however slowly."""
+        if self._out_open and self._owed > 0:
+            self._cutting = self._loop.call_later(_LINGER_S, self._cut_stdout)
+        else:
+            self._end_stdout()
+
+    async def _follow_file(self, tail: int) -> None:
+        done = 0
+        while True:
+            size = os.fstat(tail).st_size if self._exited.is_set() else -1  # what is written after the exit is not its
+            data = b"more"
+            while len(self._buffer) < _BUFFER_BYTES and (data := os.read(tail, _READ_BYTES)):
+                self._buffer += data
+                done += len(data)
+                self._wake.set()
+                if 0 <= size <= done:
+                    break
+            if size >= 0 and (done >= size or not data):
+                self._end_stdout()
+                return
+            if size >= 0:
+                await asyncio.sleep(_TAIL_S)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_TAIL_S):
+                        await self._exited.wait()
 
     def _on_stderr(self) -> None:
         try:
@@ -182,6 +245,7 @@ class Process:
             self._wake.set()
 
     def _write(self) -> None:
+        assert self._child.stdin is not None
         try:
             while self._stdin:
                 self._stdin = self._stdin[os.write(self._in, self._stdin) :]
@@ -191,94 +255,159 @@ class Process:
         except OSError:  # it reads no more: its own affair
             self._stdin = self._stdin[:0]
         self._loop.remove_writer(self._in)
-        assert self._child.stdin is not None
-        with contextlib.suppress(OSError):
-            self._child.stdin.close()
-
-    async def _follow_file(self) -> None:
-        assert self._tail is not None
-        while True:
-            exited = self._exited.is_set()
-            while len(self._buffer) < _BUFFER_BYTES and (data := os.read(self._tail, _READ_BYTES)):
-                self._buffer += data
-                self._wake.set()
-            if exited and len(self._buffer) < _BUFFER_BYTES:
-                self._end_stdout()
-                return
-            await asyncio.sleep(_TAIL_S)
+        self._child.stdin.close()
 
     # -- its end
 
     def _on_exit(self) -> None:
-        if self._child.poll() is None:
-            return
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid == 0:
+                return
+            self._code = os.waitstatus_to_exitcode(status)
+        except ChildProcessError:  # not Popen's way: it would say 0
+            self._code = _UNKNOWN_EXIT
+        tree.own.discard(self.pid)
+        self._end_child()
+
+    def _end_child(self) -> None:
+        self._child.returncode = self._code
         self._loop.remove_reader(self._pidfd)
+        self._exited_at = self._loop.time()
         self._exited.set()
         self._wake.set()
-        if self._tail is None:  # a grandchild may hold the pipe open
-            self._loop.call_later(_LINGER_S, self._cut_stdout)
-
-    def _cut_stdout(self) -> None:
-        if self._out_open and not self._paused:
+        if self._tail is None and self._out_open and self._out is not None:
             with contextlib.suppress(OSError):
-                while data := os.read(self._out, _READ_BYTES):
-                    self._buffer += data
-            self._end_stdout()
-        elif self._out_open:  # the reader is slower than the CLI was
-            self._loop.call_later(_LINGER_S, self._cut_stdout)
+                self._owed = struct.unpack("i", fcntl.ioctl(self._out, termios.FIONREAD, b"\0\0\0\0"))[0]
+            self._cutting = self._loop.call_later(_LINGER_S, self._cut_stdout)
 
     async def end(self, *, grace_s: float, fast: bool = False) -> None:
-        """Interrupt, SIGTERM, SIGKILL, a third of the grace between each; at once with `fast`."""
+        """SIGINT, SIGTERM, SIGKILL within the grace, at once with `fast`; then whatever the CLI has left running."""
         self._remember()
         if not fast and grace_s > 0:
             for number in (signal.SIGINT, signal.SIGTERM):
-                if self._exited.is_set():
-                    break
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self.pid, number)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(grace_s / 3):
-                        await self._exited.wait()
+                self._signal(number)
+                await self._gone(min(grace_s / 2, _STEP_S))
                 self._remember()
         if not self._exited.is_set():
-            for seen in self._known:
-                tree.send(seen, signal.SIGSTOP)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
-            async with asyncio.timeout(_GONE_WITHIN_S):
-                await self._exited.wait()
+            tree.kill(self._known)
+            self._signal(signal.SIGKILL)
+            if not await self._gone(_GONE_WITHIN_S):
+                _log.error("run %s: process %d does not die of SIGKILL", self._mark.run_id, self.pid)
+                tree.own.discard(self.pid)  # whoever looks for orphans later reaps it
+                self._code = -signal.SIGKILL
+                self._end_child()
         await self.sweep()
+
+    def _signal(self, number: int) -> None:
+        # Until it is reaped, no other group can have its number.
+        if not self._exited.is_set():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    async def _gone(self, limit_s: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._exited.wait()
+        return self._exited.is_set()
 
     def _remember(self) -> None:
         """Whom the CLI has started, while it is still there to be asked."""
         if not self._exited.is_set():
-            self._known.update(tree.below({self.pid}, tree.scan()))
+            self._known.update(tree.below([self.pid]))
 
     async def sweep(self) -> None:
-        """Ends what the CLI left running, until a look finds nothing."""
+        """Ends what the CLI left running, until a look finds nothing. Only after its exit."""
         deadline = self._loop.time() + _GONE_WITHIN_S
-        while found := tree.leftovers(self.run_id, self._known):
-            self._known.update(found)
-            for seen in found:
-                tree.send(seen, signal.SIGSTOP)
-            for seen in found:
-                tree.send(seen, signal.SIGKILL)
-            if self._loop.time() > deadline:
+        pause_s = 0.0
+        while True:
+            found, believable = tree.leftovers(self._mark, self._known)
+            if not found and believable:
                 return
-            await asyncio.sleep(_STEP_S)
+            self._known.update(found)
+            tree.kill(found)
+            if self._loop.time() > deadline:
+                _log.error("run %s: still there after SIGKILL: %s", self._mark.run_id, [seen.pid for seen in found])
+                return
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s + 0.0005, 0.005)
 
     def _close(self) -> None:
+        self._out_open = self._err_open = False
+        self._wake.set()
         if self._tailing is not None:
             self._tailing.cancel()
-        for fd in (self._pidfd, self._out, self._err):
-            self._loop.remove_reader(fd)
+        if self._cutting is not None:
+            self._cutting.cancel()
         if self._child.stdin is not None and not self._child.stdin.closed:
             self._loop.remove_writer(self._in)
-            with contextlib.suppress(OSError):
-                self._child.stdin.close()
+            self._child.stdin.close()
+        for fd in (self._pidfd, self._out, self._err):
+            if fd is not None:
+                self._loop.remove_reader(fd)
         for pipe in (self._child.stdout, self._child.stderr):
             if pipe is not None:
                 pipe.close()
         os.close(self._pidfd)
         if self._tail is not None:
             os.close(self._tail)
+
+
+@functools.cache
+def _this_process() -> str:
+    """Stands for the warden where there is none."""
+    return tree.warden_mark(os.getpid())
+
+
+def _open_cwd(path: str) -> int:
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if os.readlink(f"/proc/self/fd/{fd}") != path:  # no file of its own
+        os.close(fd)
+        raise InvalidRequest(f"the directory {path!r} has been replaced by a link since it was judged", field="workdir")
+    return fd
+
+
+def _widen(child: "subprocess.Popen[bytes]", stdin_bytes: int) -> None:
+    """Saves the CLI from waiting for a loop that is busy with others."""
+    for pipe, size in ((child.stdout, _PIPE_BYTES), (child.stdin, min(stdin_bytes, _PIPE_BYTES))):
+        if pipe is not None and size > 65536:
+            with contextlib.suppress(OSError):  # the limit for all pipes of a user may be reached
+                fcntl.fcntl(pipe.fileno(), _F_SETPIPE_SZ, size)
+
+
+def _disown(child: "subprocess.Popen[bytes]", tail: int | None) -> None:
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    tree.own.discard(child.pid)
+    for pipe in (child.stdin, child.stdout, child.stderr):
+        if pipe is not None:
+            pipe.close()
+    if tail is not None:
+        os.close(tail)
+
+
+def _refusal(error: OSError | ValueError, launch: Launch) -> ClinvkError:
+    name = launch.argv[0]
+    if not isinstance(error, OSError):
+        return InvalidRequest(f"{name!r} cannot be given these options: {error}")
+    match error.errno:
+        case errno.E2BIG:
+            size = sum(len(os.fsencode(word)) + 1 for word in launch.argv)
+            return InvalidRequest(f"the command line for {name!r} is too long for this host ({size} bytes)")
+        case errno.ENOENT if not os.path.isdir(launch.cwd):  # noqa: PTH112  # a string from the launch
+            text = f"its working directory {launch.cwd!r} is gone"
+        case errno.ENOENT:
+            text = "there is no such file, or not the interpreter that its first line names"
+        case errno.EACCES | errno.EPERM:
+            text = f"the worker's user may not execute it, or not enter {launch.cwd!r}"
+        case errno.ENOEXEC:
+            text = "it is no program: neither a known format nor a first line with #!"
+        case errno.EMFILE | errno.ENFILE:
+            text = "the worker has no file descriptors left (ulimit -n)"
+        case errno.EAGAIN | errno.ENOMEM:
+            text = "the host has no processes or memory left for it"
+        case errno.ENOSPC | errno.EDQUOT:
+            text = "the disk of CLINVK_HOME is full"
+        case _:
+            text = error.strerror or str(error)
+    return StartFailed(f"cannot start {name!r}: {text}", retry_after_s=30)
