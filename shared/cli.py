@@ -1,6 +1,7 @@
 """The `clinvk` command: finds its commands as entry points, so that one side never imports the other."""
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -15,47 +16,70 @@ from shared.errors import ConfigError
 
 _HELP = """usage: clinvk COMMAND [options]
 
+Agent CLIs (Claude Code, Codex, Gemini) as HTTP APIs.
+
 commands:
   serve          serve the HTTP API; without redis.url everything runs on this machine
   worker         carry out runs on this host; needs redis.url
   config show    the configuration in force, secrets masked
-  config check   whether the configuration is right
+  config check   whether the configuration is right; says what is wrong and where
   version        the version
 
-`clinvk COMMAND --help` says more. Configuration: ~/.clinvk/config.yaml, --config FILE, or CLINVK_* variables.
+first try:       clinvk serve
+an API replica:  CLINVK_REDIS_URL=redis://HOST clinvk serve
+a worker host:   CLINVK_REDIS_URL=redis://HOST clinvk worker
+
+`clinvk COMMAND --help` says more. Configuration, each over the one before: defaults, ~/.clinvk/config.yaml (or
+--config FILE, or CLINVK_CONFIG), variables such as CLINVK_SERVER__PORT, options.
+Exit codes: 0 ok, 1 failed, 2 wrong usage, 78 wrong configuration.
 """
 
-EX_USAGE, EX_CONFIG = 2, 78
+EX_USAGE, EX_CONFIG, EX_INTERRUPTED = 2, 78, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 ok, 1 failed, 2 usage, 78 wrong configuration."""
+    """A command is `def name(argv: Sequence[str]) -> int` with a parser of its own, in the group `clinvk.commands`."""
     words = list(sys.argv[1:] if argv is None else argv)
-    command = words[0] if words else "--help"
     try:
-        match command:
-            case "-h" | "--help" | "help":
-                print(_HELP, end="")
-                return 0
-            case "version" | "--version":
-                print("clinvk", version("clinvk"))
-                return 0
-            case "config":
-                return _config(words[1:])
-            case _:
-                for found in entry_points(group="clinvk.commands", name=command):
-                    return int(found.load()(words[1:]))
+        return _run(words[0] if words else "--help", words[1:])
     except ConfigError as error:
         print(f"clinvk: {error.message}", file=sys.stderr)
         return EX_CONFIG
-    print(f"clinvk: unknown command {command!r}\n\n{_HELP}", file=sys.stderr, end="")
+    except KeyboardInterrupt:
+        return EX_INTERRUPTED
+    except SystemExit as ended:  # argparse's way
+        return ended.code if isinstance(ended.code, int) else 0
+
+
+def _run(command: str, words: list[str]) -> int:
+    match command:
+        case "-h" | "--help" | "help":
+            print(_HELP, end="")
+            return 0
+        case "version" | "--version":
+            print("clinvk", version("clinvk"))
+            return 0
+        case "config":
+            return _config(words)
+        case _:
+            pass
+    commands = {found.name: found for found in entry_points(group="clinvk.commands")}
+    if command in commands:
+        return int(commands[command].load()(words))
+    near = difflib.get_close_matches(command, [*commands, "config", "version", "help"], n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "`clinvk --help` lists the commands"
+    print(f"clinvk: unknown command {command!r}; {hint}", file=sys.stderr)
     return EX_USAGE
 
 
 def _config(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="clinvk config")
+    parser = argparse.ArgumentParser(
+        prog="clinvk config",
+        description="Reads the configuration as `serve` and `worker` would. `show` prints it with every default, "
+        "secrets masked; `check` only says whether it is right. Wrong configuration: exit code 78.",
+    )
     parser.add_argument("what", choices=["show", "check"])
-    parser.add_argument("--config", type=Path, metavar="FILE")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="default: ~/.clinvk/config.yaml")
     args = parser.parse_args(words)
     loaded = load(args.config, os.environ)
     for warning in loaded.warnings:
@@ -63,7 +87,7 @@ def _config(words: list[str]) -> int:
     if args.what == "show":
         print(yaml.safe_dump(masked(loaded.config), sort_keys=False, allow_unicode=True), end="")
     else:
-        print(f"ok: {loaded.file or 'no file, defaults and environment only'}")
+        print(f"ok: {loaded.file or 'no file; defaults and environment only'}")
     return 0
 
 

@@ -38,8 +38,8 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def __repr__(self) -> str:
         return f"{type(self).__name__}({masked(self)})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
-        yield from masked(self).items()
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return list(masked(self).items())
 
 
 class UnifiedFlags(_Section, frozen=True):
@@ -86,7 +86,12 @@ class BackendConfig(_Section, frozen=True):
     ] = []
     env: Annotated[
         dict[Variable, str],
-        key("variables set for this CLI", by="worker", secret=True, right="names of variables with their texts"),
+        key(
+            "variables set for this CLI",
+            by="worker",
+            secret=True,
+            right="names of variables with their texts (put numbers, yes and no in quotes)",
+        ),
     ] = {}
     env_passthrough: Annotated[
         list[str], key("names (patterns such as `AWS_*`) of the host's variables this CLI may see", by="worker")
@@ -267,13 +272,13 @@ class Key(msgspec.Struct, frozen=True):
     right: str  # what a value must be, in words
     pending: bool
     secret: bool
-    type: Any
+    kind: Any  # the type its value is converted to
 
     @property
-    def form(self) -> type:
-        """list, dict or str: how a variable's text is read."""
-        kinds = {type(part) for part in _parts(type_info(self.type))}
-        return list if ListType in kinds and StrType not in kinds else dict if DictType in kinds else str
+    def forms(self) -> frozenset[type]:
+        """Of str, list and dict those that a value may be."""
+        forms = {StrType: str, ListType: list, DictType: dict}
+        return frozenset(forms[type(part)] for part in _parts(type_info(self.kind)) if type(part) in forms)
 
 
 def keys() -> list[Key]:
@@ -304,7 +309,8 @@ def _keys(kind: type[msgspec.Struct], prefix: str, backends: tuple[str, ...]) ->
 
 
 def _meta(annotated: Any) -> msgspec.Meta:
-    return next(meta for meta in annotated.__metadata__ if meta.extra)
+    metas: tuple[msgspec.Meta, ...] = annotated.__metadata__
+    return next(meta for meta in metas if meta.extra)
 
 
 def _parts(info: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:
@@ -331,7 +337,7 @@ def _right(info: msgspec.inspect.Type) -> str:
             case ListType():
                 words.append("a list of texts")
             case DictType():
-                words.append("names with their texts")
+                words.append("names with their texts (put numbers, yes and no in quotes)")
             case StrType():
                 words.append("text")
             case _:

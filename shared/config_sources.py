@@ -1,35 +1,36 @@
 """Reads the configuration from its sources: file, environment, flags."""
 
 import difflib
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import yaml
 
-from shared.config import IGNORED, BackendConfig, Config, keys
+from shared.config import BACKEND_NAMES, IGNORED, Config, Key, all_keys
 from shared.errors import ConfigError
+from shared.log import mask
 
-_NAMED = {
-    "CLINVK_REDIS_URL": "redis.url",
-    "CLINVK_BACKEND": "default_backend",
-    "CLINVK_CLAUDE_MODEL": "backends.claude.model",
-    "CLINVK_CODEX_MODEL": "backends.codex.model",
-    "CLINVK_GEMINI_MODEL": "backends.gemini.model",
-    "CLINVK_API_KEYS_GOPASS_PATH": "server.api_keys_gopass_path",
+VARIABLES = {
+    "redis.url": "CLINVK_REDIS_URL",
+    "default_backend": "CLINVK_BACKEND",
+    "backends.claude.model": "CLINVK_CLAUDE_MODEL",
+    "backends.codex.model": "CLINVK_CODEX_MODEL",
+    "backends.gemini.model": "CLINVK_GEMINI_MODEL",
+    "server.api_keys_gopass_path": "CLINVK_API_KEYS_GOPASS_PATH",
 }
-# Not configuration: where it lies, what processes tell each other, what tests set.
-_OTHER: tuple[str, ...] = (
-    "CLINVK_CONFIG",
-    "CLINVK_HOME",
-    "CLINVK_LIFELINE",
-    "CLINVK_RUN",
-    "CLINVK_INSTANCE",
-    "CLINVK_WARDEN",
-)
-_OTHER += ("CLINVK_REQUIRE", "CLINVK_API_KEYS", "CLINVK_API_KEY")
+"""The keys with a variable of their own; all others have `variable_of` their path."""
+_KEYS = ("CLINVK_API_KEYS", "CLINVK_API_KEY")
+_PLACES = ("CLINVK_CONFIG", "CLINVK_HOME")
+# What processes tell each other, and what tests and CI set.
+_OTHER = ("CLINVK_LIFELINE", "CLINVK_RUN", "CLINVK_INSTANCE", "CLINVK_WARDEN", "CLINVK_REQUIRE")
 _MAX_BYTES = 1 << 20
+_URLS = ("redis://", "rediss://", "unix://", "redis+socket://")
+_PATHS = ("server.api_keys_file", "server.allowed_workdir_prefixes", "server.blocked_workdir_prefixes")
+# PyYAML's constructors let these through for values such as `!!int x` or `2001-99-99`.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError)
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -39,177 +40,219 @@ class Loaded(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice."""
+def variable_of(path: str) -> str:
+    """The environment variable of a key: `server.port` -> CLINVK_SERVER__PORT."""
+    if path == "server.api_keys":
+        return "CLINVK_API_KEYS"
+    return VARIABLES.get(path) or _spelled(path)
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            name = self.construct_object(key_node, deep=deep)
-            if not isinstance(name, str):
-                raise ConfigError(f"line {key_node.start_mark.line + 1}: the key {name!r} must be text")
-            if name in seen:
-                raise ConfigError(f"line {key_node.start_mark.line + 1}: {name!r} stands twice")
-            seen.add(name)
-        made: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-        return made
+
+def _spelled(path: str) -> str:
+    return "CLINVK_" + path.upper().replace(".", "__")
 
 
 def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any] | None = None) -> Loaded:
-    """`flags`: dotted keys. Raises: ConfigError that says what, where and what would be right."""
-    home = Path(environ.get("CLINVK_HOME") or Path(environ.get("HOME") or "/") / ".clinvk")
-    given = path or (Path(environ["CLINVK_CONFIG"]) if environ.get("CLINVK_CONFIG") else None)
-    file = given or home / "config.yaml"
-    warnings: list[str] = []
-    tree: dict[str, Any] = {}
-    found: Path | None = None
-    try:
-        raw = file.read_bytes()
-        found = file
-    except OSError as error:
-        if given is not None or not isinstance(error, FileNotFoundError):
-            raise ConfigError(f"cannot read {file}: {error.strerror}") from error
-    else:
-        tree = _parsed(raw, file)
-        _forget_ignored(tree, file, warnings)
-    for name, value in environ.items():
-        if name.startswith("CLINVK_"):
-            _put_variable(tree, name, value)
-    _put_keys(tree, environ)
-    for dotted, value in (flags or {}).items():
-        if value is not None:
-            _put(tree, dotted, value, "a flag")
-    try:
-        config = msgspec.convert(tree, Config, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_explained(error, file if found else None)) from error
-    _check(config)
-    warnings += _pending(config)
-    return Loaded(config, home, found, tuple(warnings))
+    """`flags`: dotted keys; None is no value. Raises: ConfigError that says what, where and what would be right."""
+    return _Load(environ).load(path, flags or {})
 
 
-def _parsed(raw: bytes, file: Path) -> dict[str, Any]:
-    if len(raw) > _MAX_BYTES:
-        raise ConfigError(f"{file} is larger than {_MAX_BYTES} bytes")
-    try:
-        tree = yaml.load(raw, _Loader)  # noqa: S506  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not valid YAML: {error}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{file}, {error.message}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{file} is nested too deep") from error
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{file} must hold keys and values, not a {type(tree).__name__}")
-    return tree
+class _Load:
+    """One reading. Values are gathered by path, each with where it came from, and judged one by one."""
 
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._known = all_keys()
+        self._values: dict[str, Any] = {}
+        self._sources: dict[str, str] = {}
+        self._warnings: list[str] = []
 
-def _forget_ignored(tree: dict[str, Any], file: Path, warnings: list[str]) -> None:
-    for dotted in sorted(IGNORED):
-        section, _, name = dotted.partition(".")
-        if isinstance(tree.get(section), dict) and name in tree[section]:
-            del tree[section][name]
-            warnings.append(f"{file}: {dotted} means nothing here and is ignored")
-    for section in [name for name, value in tree.items() if value is None]:
-        del tree[section]
+    def load(self, path: Path | None, flags: Mapping[str, Any]) -> Loaded:
+        for name in (name for name in self._environ if name.startswith("CLINVK_")):
+            self._refuse_unknown_variable(name)
+        home = self._place(self._environ.get("CLINVK_HOME") or "~/.clinvk", "CLINVK_HOME")
+        given = path
+        if given is None and "CLINVK_CONFIG" in self._environ:
+            given = self._place(self._environ["CLINVK_CONFIG"], "CLINVK_CONFIG")
+        file = given or home / "config.yaml"
+        raw = _read(file, must_be=given is not None)
+        if raw is not None:
+            self._put_file(_Document(raw, file))
+        self._put_variables()
+        for dotted, value in flags.items():
+            if value is not None:
+                self._values[dotted] = value
+                self._sources[dotted] = "the command line"
+        self._take_over_from_clinvoker()
+        config = self._convert()
+        self._check(config)
+        return Loaded(config, home, file if raw is not None else None, tuple(self._warnings))
 
+    # -- sources
 
-def _put_variable(tree: dict[str, Any], name: str, value: str) -> None:
-    if name in _OTHER or name.startswith("CLINVK_TEST_"):
-        return
-    if name in _NAMED:
-        if value:
-            _put(tree, _NAMED[name], value, name)
-        return
-    known = {entry.path for entry in keys()}
-    dotted = name.removeprefix("CLINVK_").lower().replace("__", ".")
-    parts = dotted.split(".")
-    generic = ".".join([parts[0], "NAME", *parts[2:]]) if parts[0] == "backends" and len(parts) > 2 else dotted
-    if generic not in known:
-        names = [*_NAMED, *_OTHER, *("CLINVK_" + path.upper().replace(".", "__") for path in known)]
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-        raise ConfigError(f"unknown variable {name}" + (f"; did you mean {near[0]}?" if near else ""))
-    _put(tree, dotted, _scalar(value, name), name)
+    def _put_file(self, document: "_Document") -> None:
+        sections = {dotted[:index] for dotted in self._known for index, c in enumerate(dotted) if c == "."}
+        sections |= {"backends", *(f"backends.{name}" for name in BACKEND_NAMES)}
+        todo: list[tuple[str, dict[str, Any]]] = [("", document.tree)]
+        while todo:
+            prefix, tree = todo.pop()
+            for name, value in tree.items():
+                dotted = prefix + name
+                if dotted in self._known or dotted in IGNORED:
+                    self._values[dotted] = value
+                    self._sources[dotted] = document.where(dotted)
+                elif dotted not in sections:
+                    raise ConfigError(
+                        f"{document.where(dotted)}: unknown key {dotted!r}" + self._near(dotted, sections)
+                    )
+                elif isinstance(value, dict):
+                    todo.append((dotted + ".", value))
+                elif value is not None:  # an empty section says nothing
+                    raise ConfigError(f"{document.where(dotted)}: {dotted} is a section: it must hold keys and values")
 
+    def _near(self, dotted: str, sections: Iterable[str]) -> str:
+        below = dotted.rpartition(".")[0]
+        if below == "backends":
+            return f"; did you mean {_nearest(dotted, [f'backends.{name}' for name in BACKEND_NAMES], 0.0)!r}?"
+        names = [*self._known, *sections]
+        same = [name for name in names if name.rpartition(".")[2] == dotted.rpartition(".")[2]]
+        near = _nearest(dotted, [name for name in names if name.rpartition(".")[0] == below])
+        near = near or _nearest(dotted, same, 0.0) or _nearest(dotted, names)
+        return f"; did you mean {near!r}?" if near else ""
 
-def _scalar(value: str, name: str) -> Any:
-    if value[:1] in "[{":
-        try:
-            return yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{name} is not valid YAML: {error}") from error
-    return value
+    def _refuse_unknown_variable(self, name: str) -> None:
+        if name in _OTHER or name.startswith("CLINVK_TEST_"):
+            return
+        names = {*VARIABLES.values(), *_KEYS, *_PLACES, *map(_spelled, IGNORED), *map(_spelled, self._known)}
+        if name not in names:
+            near = _nearest(name, sorted(names))
+            raise ConfigError(f"unknown variable {name}" + (f"; did you mean {near}?" if near else ""))
+        if not self._environ[name].strip():
+            raise ConfigError(f"{name} is set but empty; give it a value or unset it")
 
+    def _put_variables(self) -> None:
+        for dotted in (*self._known, *IGNORED):
+            found = [name for name in (VARIABLES.get(dotted, ""), _spelled(dotted)) if name in self._environ]
+            if not found:
+                continue
+            if len({self._environ[name] for name in found}) > 1:
+                raise ConfigError(f"{' and '.join(found)} mean the same key and differ; unset one")
+            self._values[dotted] = _read_variable(found[0], self._environ[found[0]], self._known.get(dotted))
+            self._sources[dotted] = found[0]
+        self._put_keys()
 
-def _put(tree: dict[str, Any], dotted: str, value: Any, source: str) -> None:
-    *sections, last = dotted.split(".")
-    for section in sections:
-        below = tree.setdefault(section, {})
-        if not isinstance(below, dict):
-            raise ConfigError(f"{source}: {section} is not a section in the file")
-        tree = below
-    tree[last] = value
-
-
-def _put_keys(tree: dict[str, Any], environ: Mapping[str, str]) -> None:
-    """A source of keys that is set but empty stops the start: auth never fails open."""
-    given: list[str] = []
-    for name in ("CLINVK_API_KEYS", "CLINVK_API_KEY"):
-        if name in environ:
-            found = [part.strip() for part in environ[name].split(",") if part.strip()]
+    def _put_keys(self) -> None:
+        """Keys of the environment stand beside those of the file: a source more never opens what another closes."""
+        given: list[str] = []
+        for name in (name for name in _KEYS if name in self._environ):
+            found = [part.strip() for part in self._environ[name].split(",") if part.strip()]
             if not found:
                 raise ConfigError(f"{name} is set but holds no key; unset it to serve without keys")
             given += found
-    if given:
-        server = tree.setdefault("server", {})
-        if isinstance(server, dict):
-            server["api_keys"] = [*(server.get("api_keys") or []), *given]
+        if given:
+            before = self._values.get("server.api_keys", [])
+            if isinstance(before, list):  # what is no list is refused when it is converted
+                self._values["server.api_keys"] = [*before, *given]
 
+    # -- meaning
 
-def _explained(error: msgspec.ValidationError, file: Path | None) -> str:
-    what, _, where = str(error).partition(" - at `$.")
-    where = where.rstrip("`")
-    source = f"{file}: " if file else ""
-    if "unknown field" in what:
-        name = what.rpartition("field `")[2].rstrip("`")
-        dotted = f"{where}.{name}" if where else name
-        known = {entry.path for entry in keys()} | {entry.path.partition(".")[0] for entry in keys()}
-        parts = dotted.split(".")
-        if parts[0] == "backends" and len(parts) > 2:
-            known = {f"backends.{parts[1]}.{field.name}" for field in msgspec.structs.fields(BackendConfig)}
-        near = difflib.get_close_matches(dotted, sorted(known), n=1, cutoff=0.6)
-        return f"{source}unknown key {dotted!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-    if where.startswith("backends") and "enum value" in what:
-        names = get_args(get_args(Config.__annotations__["backends"])[0])
-        return f"{source}{what} under backends; known are {', '.join(names)}"
-    return f"{source}{where or 'the file'}: {what}"
+    def _take_over_from_clinvoker(self) -> None:
+        """Its way to say "not set" is an empty text or a zero, and its file as written holds every key."""
+        values = self._values
+        for dotted in sorted(IGNORED & values.keys()):
+            del values[dotted]
+            self._warnings.append(f"{self._sources[dotted]}: {dotted} means nothing here and is ignored")
+        empty = {"model", "allowed_tools", "approval_mode", "sandbox_mode", "system_prompt", "api_keys_gopass_path"}
+        for dotted in [name for name, value in values.items() if value == "" and name.rpartition(".")[2] in empty]:
+            del values[dotted]
+        for name in ("max_turns", "max_tokens", "command_timeout_secs"):
+            dotted = f"unified_flags.{name}"
+            if dotted in values and str(values[dotted]).strip() in ("0", "0.0"):
+                del values[dotted]
+                if name == "command_timeout_secs":
+                    self._warnings.append(
+                        f"{self._sources[dotted]}: {dotted} is 0: a run without any limit could hold its place for "
+                        f"ever, so the default of {self._known[dotted].default:g} s applies"
+                    )
+        general = "unified_flags.sandbox_mode"
+        if values.get(general) == "default":
+            del values[general]
+        for name in BACKEND_NAMES:
+            if values.get(own := f"backends.{name}.sandbox_mode") == "default":
+                if general in values:
+                    raise ConfigError(
+                        f"{self._sources[own]}: {own} is 'default' while {general} is {values[general]!r}: "
+                        "say which sandbox mode this backend is to have"
+                    )
+                del values[own]
 
+    def _convert(self) -> Config:
+        tree: dict[str, Any] = {}
+        for dotted, value in self._values.items():
+            entry = self._known[dotted]
+            if dotted in _PATHS:
+                value = self._expanded(entry, value)
+            try:
+                msgspec.convert(value, entry.kind, strict=False)
+            except msgspec.ValidationError:
+                is_what = "has a wrong value" if entry.secret else f"is {_shown(value)}"
+                raise ConfigError(f"{self._sources[dotted]}: {dotted} {is_what}; it must be {entry.right}") from None
+            *sections, last = dotted.split(".")
+            below = tree
+            for section in sections:
+                below = below.setdefault(section, {})
+            below[last] = value
+        return msgspec.convert(tree, Config, strict=False)
 
-def _check(config: Config) -> None:
-    if config.server.rate_limit_enabled:
-        raise ConfigError(
-            "server.rate_limit_enabled is true, but this version has no rate limits: nothing may fail open"
-        )
-    if config.server.api_keys_gopass_path:
-        raise ConfigError(
-            "server.api_keys_gopass_path is set, but this version cannot read gopass: nothing may fail open"
-        )
-    if config.server.api_keys_file is not None:
+    def _expanded(self, entry: Key, value: Any) -> Any:
+        """Paths begin at HOME or at the root: a relative one would mean another place in each process."""
+        if isinstance(value, list):
+            return [self._expanded(entry, one) for one in value]
+        if not isinstance(value, str) or not value:
+            return value
+        return str(self._place(value, f"{self._sources[entry.path]}: {entry.path}"))
+
+    def _place(self, text: str, name: str) -> Path:
+        if text == "~" or text.startswith("~/"):
+            text = (self._environ.get("HOME") or "/") + text[1:]
+        elif name not in _PLACES and not text.startswith("/"):
+            raise ConfigError(f"{name} is {text!r}; it must begin with / or ~/")
+        return Path(text)
+
+    def _check(self, config: Config) -> None:
+        """What a value alone does not show. A protection that was asked for and is not there stops the start."""
+        if config.server.rate_limit_enabled:
+            raise self._refusal("server.rate_limit_enabled", "this version has no rate limits: leave it false")
+        if config.server.api_keys_gopass_path:
+            raise self._refusal("server.api_keys_gopass_path", "this version cannot read gopass: use another source")
+        if "server.api_keys" in self._values and not config.server.api_keys:
+            raise self._refusal("server.api_keys", "it holds no key; remove it to serve without keys")
         read_keys(config)
+        url = config.redis.url
+        if url is not None and not url.startswith(_URLS):
+            raise self._refusal("redis.url", f"{mask(url)!r} must begin with {', '.join(_URLS)}")
+        if config.parallel.max_workers > config.parallel.max_window:
+            raise self._refusal("parallel.max_workers", f"it is above max_window ({config.parallel.max_window})")
+        self._warnings += [
+            f"{self._sources[dotted]}: {dotted} is not yet in force in this version"
+            for dotted, value in self._values.items()
+            if self._known[dotted].pending and _differs(value, self._known[dotted])
+        ]
+
+    def _refusal(self, dotted: str, why: str) -> ConfigError:
+        return ConfigError(f"{self._sources.get(dotted, 'defaults')}: {dotted}: {why}")
 
 
 def read_keys(config: Config) -> list[tuple[str, str | None]]:
-    """(key or sha256:HEX, name) from all sources. Raises: ConfigError for a source that is unreadable, empty or broken."""
+    """(key or sha256:HEX, name) from all sources. Raises: ConfigError for one that is unreadable, empty or broken."""
     found: list[tuple[str, str | None]] = []
     for entry in config.server.api_keys:
         found.append((entry, None) if isinstance(entry, str) else (entry.key, entry.name))
     if (path := config.server.api_keys_file) is not None:
         try:
             lines = Path(path).read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"server.api_keys_file: cannot read {path}: {error}") from error
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ConfigError(f"server.api_keys_file: cannot read {path}: {why}") from None
         rows = [line.split(None, 1) for line in lines if line.strip() and not line.lstrip().startswith("#")]
         if not rows:
             raise ConfigError(f"server.api_keys_file: {path} holds no key")
@@ -222,16 +265,108 @@ def read_keys(config: Config) -> list[tuple[str, str | None]]:
     return found
 
 
-def _pending(config: Config) -> list[str]:
-    """Keys that were changed but are not in force."""
-    found = []
-    data = msgspec.to_builtins(config)
-    for entry in keys():
-        if not entry.pending or ".NAME." in entry.path:
-            continue
-        value = data
-        for part in entry.path.split("."):
-            value = value[part]
-        if value != msgspec.to_builtins(entry.default):
-            found.append(f"{entry.path} is not yet in force in this version")
-    return found
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            name = self.construct_object(key_node, deep=deep)
+            at = f"line {key_node.start_mark.line + 1}"
+            if not isinstance(name, str):
+                raise ConfigError(f"{at}: the key {_shown(name)} must be text; put it in quotes")
+            if name in seen:
+                raise ConfigError(f"{at}: {name!r} stands twice")
+            seen.add(name)
+        made: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return made
+
+
+class _Document:
+    """The file as a tree, and where each key stands in it."""
+
+    def __init__(self, raw: bytes, file: Path) -> None:
+        self._raw = raw
+        self._file = file
+        if len(raw) > _MAX_BYTES:
+            raise ConfigError(f"{file} is larger than {_MAX_BYTES} bytes")
+        try:
+            tree = yaml.load(raw, _Loader)  # noqa: S506  # a SafeLoader
+        except ConfigError as error:
+            raise ConfigError(f"{file} {error.message}") from None
+        except _YAML_ERRORS as error:
+            raise ConfigError(f"{file} is not valid YAML" + _problem(error)) from None
+        if not isinstance(tree, dict | None):
+            raise ConfigError(f"{file} must hold keys and values, not {_shown(tree)}")
+        self.tree: dict[str, Any] = tree or {}
+
+    def where(self, dotted: str) -> str:
+        return f"{self._file} line {self._lines.get(dotted, 1)}"
+
+    @functools.cached_property
+    def _lines(self) -> dict[str, int]:
+        lines: dict[str, int] = {}
+        todo: list[tuple[str, Any]] = [("", yaml.compose(self._raw, _Loader))]
+        while todo:
+            prefix, node = todo.pop()
+            for key_node, below in node.value if isinstance(node, yaml.MappingNode) else ():
+                dotted = f"{prefix}{key_node.value}"
+                lines[dotted] = key_node.start_mark.line + 1
+                if dotted.count(".") < 2:
+                    todo.append((dotted + ".", below))
+        return lines
+
+
+def _read(file: Path, *, must_be: bool) -> bytes | None:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(_MAX_BYTES + 1)
+    except OSError as error:
+        if not must_be and isinstance(error, FileNotFoundError):
+            return None
+        raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from None
+
+
+def _problem(error: Exception) -> str:
+    """Without the lines around it, which may hold secrets."""
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}" if mark is not None else ""
+    what = getattr(error, "problem", None) or getattr(error, "reason", None)
+    return f"{where}: {what or 'a value is malformed'}"
+
+
+def _read_variable(name: str, text: str, entry: Key | None) -> Any:
+    forms = entry.forms if entry else frozenset()
+    if text[:1] in "[{" and forms & {list, dict}:
+        try:
+            return yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+        except (*_YAML_ERRORS, ConfigError):
+            raise ConfigError(f"{name} begins as a YAML list or mapping, but is none") from None
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if forms == {list}:
+        return parts
+    if forms == {dict}:
+        if not all("=" in part for part in parts):
+            raise ConfigError(f"{name} must be name=text,name=text")
+        return dict(part.split("=", 1) for part in parts)
+    return text
+
+
+def _differs(value: Any, entry: Key) -> bool:
+    return bool(msgspec.convert(value, entry.kind, strict=False) != entry.default)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | dict | set | tuple):
+        return "a list" if isinstance(value, list | tuple) else "a mapping"
+    if value is None:
+        return "empty"
+    text = mask(str(value))
+    text = text if len(text) <= 60 else text[:60] + "..."
+    return repr(text) if isinstance(value, str) else text
+
+
+def _nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
