@@ -121,6 +121,14 @@ class Follower:
         self._tail = self.position
         self._wake.set()
 
+    async def skip(self) -> None:
+        """Goes to the last event, for who wants the end alone. Raises: LogExpired where the run is gone."""
+        (end,) = await self._relay.events.ends([self.run_id])
+        if end is None:
+            raise LogExpired(f"the run {self.run_id} is no longer kept")
+        self.position = max(self.position, end - 1)
+        self.fall_behind()
+
     def wake(self) -> None:
         self._woken = True
         self._wake.set()
@@ -185,8 +193,11 @@ class Relay:
         follower = Follower(self, run_id, after, behind=True)
         self._local[run_id].add(follower)
         try:
-            if await self._followers.add(run_id) is None:
+            found = await self._followers.add(run_id)
+            if found is None:
                 raise NotFound("run", run_id)
+            status, last = found
+            follower.ended = status.final and after >= last
         except BaseException:
             self._forget(follower)
             raise

@@ -6,7 +6,7 @@ import time
 
 from shared import event
 from shared.errors import StoreUnavailable
-from shared.event import Content
+from shared.event import Content, Message
 from shared.run import Failure
 from shared.store.events import Batch, Events
 from shared.store.runs import Claim
@@ -15,6 +15,7 @@ _log = logging.getLogger(__name__)
 
 _FLUSH_EVENTS = 500  # an unbounded burst overruns the subscribers' output buffers in Redis
 _FLUSH_BYTES = 1 << 20
+_JOIN_CHARS = 4096
 _PENDING_BYTES = 4 << 20  # of one run; above it its output is not read
 
 
@@ -27,6 +28,7 @@ class Live:
         self.renewed_at = claimed_at  # monotonic; when the last renewal that worked was sent
         self.sent = claim.sequence  # of the last event that Redis has
         self.pending: list[bytes] = []
+        self._tail: Message | None = None  # behind all that is pending
         self.pending_bytes = 0
         self.total_bytes = 0
         self.closing = False
@@ -50,6 +52,25 @@ class Live:
         self.stop(failure, fast=True)
 
     def add(self, content: Content) -> None:
+        """Text that comes while a round trip is under way goes into one event."""
+        tail = self._tail
+        if isinstance(content, Message) and content.is_partial:
+            if tail is not None and len(tail.text) < _JOIN_CHARS:
+                self._tail = Message(tail.text + content.text, content.role, is_partial=True)
+                return
+            self.seal()
+            self._tail = content
+            return
+        self.seal()
+        self._encode(content)
+
+    def seal(self) -> None:
+        """What is pending is ready to be sent."""
+        tail, self._tail = self._tail, None
+        if tail is not None:
+            self._encode(tail)
+
+    def _encode(self, content: Content) -> None:
         line = event.encode(
             content,
             backend=self.spec.backend,
@@ -87,6 +108,7 @@ class Publisher:
     async def settle(self, live: Live) -> None:
         """After this no flush carries events of the run: what is pending goes with its end."""
         live.closing = True
+        live.seal()
         self._dirty.pop(live.spec.id, None)
         await self._idle.wait()
 
@@ -105,6 +127,7 @@ class Publisher:
         for run_id, live in list(self._dirty.items()):
             if count >= _FLUSH_EVENTS or size >= _FLUSH_BYTES:
                 break
+            live.seal()
             lines: list[bytes] = []
             for line in live.pending:
                 if lines and (count >= _FLUSH_EVENTS or size >= _FLUSH_BYTES):

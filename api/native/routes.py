@@ -11,7 +11,7 @@ from api.context import Context, context_of
 from api.native.translate import to_spec
 from api.native.wire import PromptBody, RunList, answer, parse, view
 from api.relay import Follower
-from shared.errors import ClinvkError, InvalidRequest, NotFound
+from shared.errors import ClinvkError, InvalidRequest, LogExpired, NotFound
 from shared.event import Error, encode
 from shared.ids import new_id
 from shared.run import Failure, Run, RunSpec
@@ -65,7 +65,10 @@ async def _whole(request: Req, follower: Follower, spec: RunSpec) -> Response[by
 
     async def ended() -> None:
         while not follower.ended:
-            await follower.next(60.0)
+            try:
+                await follower.next(60.0)
+            except LogExpired:  # it asked for the whole, which the record has
+                await follower.skip()
 
     try:
         work: asyncio.Task[object] = asyncio.create_task(ended(), name=f"whole-{spec.id}")

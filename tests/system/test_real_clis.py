@@ -189,7 +189,7 @@ def test_a_cancel_in_the_middle_of_a_shell_tool_leaves_no_process(world, backend
     run_id = following.run_id
     while following.next()["type"] != "tool_use":
         pass
-    until(lambda: tailing())
+    until(tailing)
 
     httpx.delete(f"{world.base}/api/v1/runs/{run_id}", timeout=30)
 
