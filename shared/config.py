@@ -29,7 +29,9 @@ _YEAR_S = 31_536_000
 # No wait is endless, and none so long that a sum of times in milliseconds leaves what Redis' Lua can count.
 Seconds = Annotated[float, msgspec.Meta(ge=0.1, le=_YEAR_S)]
 SecondsOrNone = Annotated[float, msgspec.Meta(ge=0, le=_YEAR_S)]
-Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
+_MANY = 1_000_000_000
+Count = Annotated[int, msgspec.Meta(ge=1, le=_MANY)]
+_COUNT = "0 or a whole number above it"
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Variable = Annotated[str, msgspec.Meta(pattern=r"^[^=\x00]+$")]
 
@@ -45,12 +47,21 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class UnifiedFlags(_Section, frozen=True):
     approval_mode: Annotated[ApprovalMode | None, key("approval mode of runs that ask for none", by="worker")] = None
     sandbox_mode: Annotated[
-        SandboxMode | None, key("sandbox mode of runs that ask for none; `default`: the CLI's own", by="worker")
+        SandboxMode | None,
+        key(
+            "sandbox mode of runs that ask for none; default: the CLI's own",
+            by="worker",
+            right="one of default, " + ", ".join(get_args(SandboxMode)),
+        ),
     ] = None
     verbose: Annotated[bool, key("accepted for clinvoker's sake", by="worker", pending=True)] = False
     dry_run: Annotated[bool, key("show every command line instead of running it", by="worker")] = False
-    max_turns: Annotated[Count | None, key("turns of runs that ask for none; 0: no limit", by="worker")] = None
-    max_tokens: Annotated[Count | None, key("tokens of runs that ask for none; 0: no limit", by="worker")] = None
+    max_turns: Annotated[
+        Count | None, key("turns of runs that ask for none; 0: no limit", by="worker", right=_COUNT)
+    ] = None
+    max_tokens: Annotated[
+        Count | None, key("tokens of runs that ask for none; 0: no limit", by="worker", right=_COUNT)
+    ] = None
     command_timeout_secs: Annotated[
         Seconds, key("deadline of a run that asks for none; 0 (clinvoker's: no limit): the default", by="worker")
     ] = 600
@@ -72,9 +83,14 @@ class BackendConfig(_Section, frozen=True):
     approval_mode: Annotated[
         ApprovalMode | None, key("as unified_flags.approval_mode, for this backend", by="worker")
     ] = None
-    sandbox_mode: Annotated[SandboxMode | None, key("as unified_flags.sandbox_mode, for this backend", by="worker")] = (
-        None
-    )
+    sandbox_mode: Annotated[
+        SandboxMode | None,
+        key(
+            "as unified_flags.sandbox_mode, for this backend",
+            by="worker",
+            right="one of default, " + ", ".join(get_args(SandboxMode)),
+        ),
+    ] = None
     max_approval_mode: Annotated[
         ApprovalMode | None, key("the most permissive approval mode a caller may ask for", by="worker")
     ] = None
@@ -159,7 +175,9 @@ class Server(_Section, frozen=True):
     max_request_body_bytes: Annotated[Count, key("a larger body is 413", by="api")] = 10_485_760
     cors_allowed_origins: Annotated[list[str], key("origins that browsers may call from", by="api", pending=True)] = []
     cors_allow_credentials: Annotated[bool, key("CORS with credentials", by="api", pending=True)] = False
-    cors_max_age: Annotated[SecondsOrNone, key("seconds a preflight is kept", by="api", pending=True)] = 300
+    cors_max_age: Annotated[
+        int, msgspec.Meta(ge=0, le=_YEAR_S), key("seconds a preflight is kept", by="api", pending=True)
+    ] = 300
     allowed_workdir_prefixes: Annotated[
         list[Text], key("where a `workdir` may lie; none: anywhere not blocked", by="worker")
     ] = []
@@ -229,6 +247,10 @@ class Log(_Section, frozen=True):
 
 class Config(_Section, frozen=True):
     default_backend: Annotated[BackendName, key("backend of models that name none", by="api", pending=True)] = "claude"
+    model_aliases: Annotated[
+        dict[Text, str], key("model names (patterns) and what the CLI is given instead", by="api", pending=True)
+    ] = {}
+    strict_models: Annotated[bool, key("refuse unknown model names", by="api", pending=True)] = False
     unified_flags: UnifiedFlags = UnifiedFlags()
     backends: dict[BackendName, BackendConfig] = {}
     session: Session = Session()
@@ -240,10 +262,6 @@ class Config(_Section, frozen=True):
     queue: QueueConfig = QueueConfig()
     runs: Runs = Runs()
     log: Log = Log()
-    model_aliases: Annotated[
-        dict[Text, str], key("model names (patterns) and what the CLI is given instead", by="api", pending=True)
-    ] = {}
-    strict_models: Annotated[bool, key("refuse unknown model names", by="api", pending=True)] = False
 
     def backend(self, name: str) -> BackendConfig:
         return next((found for known, found in self.backends.items() if known == name), BackendConfig())
@@ -329,9 +347,7 @@ def _right(info: msgspec.inspect.Type) -> str:
             case IntType(ge=low, le=high):
                 words.append("a whole number" + _range(low, high))
             case FloatType(ge=low, gt=above, le=high):
-                words.append(
-                    "a number" + (f" above {above:g}, up to {high:g}" if above is not None else _range(low, high))
-                )
+                words.append("a number" + (_range(low, high) if above is None else f" above {above:g}"))
             case LiteralType(values=values):
                 words.append("one of " + ", ".join(map(str, values)))
             case ListType():
@@ -346,7 +362,9 @@ def _right(info: msgspec.inspect.Type) -> str:
 
 
 def _range(low: float | None, high: float | None) -> str:
-    return f" from {low:g} to {high}" if low is not None and high is not None else ""
+    if low is None or high is None:
+        return ""
+    return f" from {low:g}" if high == _MANY else f" from {low:g} to {high}"
 
 
 def masked(section: msgspec.Struct) -> dict[str, Any]:

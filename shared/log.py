@@ -23,7 +23,7 @@ _MAX_CHARS = 8_000
 _SECRETS = re.compile(
     r"(?<=://)[^/\s'\"]*(?=@)"  # user and password of a URL
     r"|(?<=://)[^\s'\"]*:[^\s'\"]*(?=@)"  # a password with a slash in it
-    r"|(?i:(?<=bearer )|(?<=basic ))[^\s,'\"]+"
+    r"|(?i:(?<=bearer ))[^\s,'\"]+|(?i:(?<=basic ))[\w+/]{8,}={0,2}"
     r"|\b(?:sk|gh[opsu]|github_pat|xox[abp])[-_][\w-]{8,}|\bAIza[\w-]{20,}"  # what vendors' keys look like
     r"|(?i:(?<=password=)|(?<=api_key=)|(?<=api-key: )|(?<=token=)|(?<=secret=))[^\s&,;'\"]+"
 )
