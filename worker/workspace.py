@@ -1,127 +1,231 @@
 """The directories of a run: the caller's workdir judged, or fresh ones made and removed."""
 
+import concurrent.futures
 import contextlib
+import errno
+import fcntl
+import itertools
+import logging
 import os
-import shutil
-import stat
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
-from shared.errors import InvalidRequest
+from shared.errors import BackendUnavailable, InvalidRequest
 from worker.backends.base import Place
+from worker.removal import Heap
 
-# Always blocked, whatever the configuration adds.
-BLOCKED: tuple[str, ...] = (
-    "/etc",
-    "/proc",
-    "/sys",
-    "/dev",
-    "/boot",
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-)
-BLOCKED += ("/run", "/var/run", "/var/lib", "/var/log", "/var/spool")
+_log = logging.getLogger(__name__)
+
+# Always blocked with all below, whatever the configuration adds.
+_SYSTEM = ("/etc", "/proc", "/sys", "/dev", "/boot", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+BLOCKED = (*_SYSTEM, "/run", "/var/run", "/var/lib", "/var/log", "/var/spool", "/var/backups", "/var/mail")
 
 # Blocked wherever they stand: directories that hold secrets.
-SECRET = frozenset({".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".claude", ".codex", ".gemini", ".clinvk"})
-SECRET_PAIRS = frozenset({(".config", "gcloud"), (".config", "gh"), (".local", "share")})
+SECRET = frozenset(
+    {".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".password-store", ".claude", ".codex", ".gemini"}
+    | {".clinvk", ".mozilla", ".thunderbird"}
+)
+SECRET_PAIRS = frozenset(
+    {(".config", "gcloud"), (".config", "gh"), (".config", "gopass"), (".config", "op"), (".local", "share")}
+)
+
+_PRIVATE = 0o700
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*").fullmatch
+_AT_ONCE = 50  # entries removed in the caller's time
+_ANY_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Workspaces:
     """Makes places under `home` (CLINVK_HOME). `user_home` is the operator's HOME."""
 
     def __init__(self, home: Path, user_home: Path, allowed: Iterable[str] = (), blocked: Iterable[str] = ()) -> None:
-        self.home = home
-        self._runs = home / "runs"
-        self._sessions = home / "sessions"
-        self._user_home = user_home
-        self._own = [Path(os.path.realpath(home)), Path(os.path.realpath(Path(__file__).parent.parent))]
-        self._allowed = [Path(os.path.realpath(prefix)) for prefix in allowed]
-        self._blocked = [Path(os.path.realpath(prefix)) for prefix in (*BLOCKED, *blocked)]
-        for folder in (home, self._runs, self._sessions):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        home.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
+        self.home = home.resolve()
+        self._operators_home = str(user_home)
+        self._user_home = str(user_home.resolve())
+        self._own = [str(self.home), str(Path(__file__).resolve().parent.parent)]
+        self._system = _resolved(BLOCKED)
+        self._blocked = [*self._system, *_resolved(blocked)]
+        self._allowed = _resolved(allowed)
+        self._runs, self._sessions, self._trash = (f"{self.home}/{name}" for name in ("runs", "sessions", "trash"))
+        for folder in (self._runs, self._sessions, self._trash):
+            _make(folder)
+        self._count = itertools.count()
+        # Large trees only. What it does not come to before a kill, the next `claim` removes; an exit in good order waits for it.
+        self._remover = concurrent.futures.ThreadPoolExecutor(1, "remover")
+        self._lock = -1
 
-    def make(self, run_id: str, session_id: str | None, workdir: str | None, add_dirs: Iterable[str] = ()) -> Place:
-        """Raises: InvalidRequest where a directory may not be used."""
+    def make(
+        self,
+        run_id: str,
+        session_id: str | None,
+        workdir: str | None,
+        add_dirs: Iterable[str] = (),
+        *,
+        own_home: bool = True,
+    ) -> Place:
+        """Without `own_home` a HOME that a session does not have yet is named but not made: ext4 takes 60 us for each
+        directory's removal.
+
+        Raises: InvalidRequest where a directory may not be used; BackendUnavailable where the disk is full."""
+        for name in (run_id, session_id):
+            if name is not None and not _NAME(name):
+                raise InvalidRequest(f"{name!r} cannot be the name of a directory")
         dirs = tuple(self.judge(path, f"add_dirs[{index}]") for index, path in enumerate(add_dirs))
         cwd = None if workdir is None else self.judge(workdir, "workdir")
-        base = self._runs / run_id
-        scratch = base / "scratch"
-        scratch.mkdir(parents=True, mode=0o700, exist_ok=True)
-        (scratch / "tmp").mkdir(mode=0o700, exist_ok=True)
-        kept = base if session_id is None else self._sessions / session_id
-        own_home = kept / "home"
-        own_home.mkdir(parents=True, mode=0o700, exist_ok=True)
-        if cwd is None:
-            work = kept / "work"
-            work.mkdir(mode=0o700, exist_ok=True)
-            cwd = str(work)
-        return Place(cwd=cwd, scratch=str(scratch), home=str(self._user_home), own_home=str(own_home), add_dirs=dirs)
+        base = f"{self._runs}/{run_id}"
+        kept = base if session_id is None else f"{self._sessions}/{session_id}"
+        try:
+            try:
+                os.mkdir(base, _PRIVATE)  # noqa: PTH102  # pathlib doubles the cost of each of these
+            except FileExistsError:  # an attempt of which a crash left something
+                self.remove(run_id)
+                os.mkdir(base, _PRIVATE)  # noqa: PTH102  # as above
+            os.mkdir(f"{base}/scratch", _PRIVATE)  # noqa: PTH102  # as above
+            os.mkdir(f"{base}/scratch/tmp", _PRIVATE)  # noqa: PTH102  # as above
+            if kept != base:
+                _make(kept)
+            if own_home:
+                _make(f"{kept}/home")
+            if cwd is None:
+                cwd = f"{kept}/work"
+                _make(cwd)
+        except OSError as error:
+            self.remove(run_id)
+            raise BackendUnavailable(
+                f"cannot make the run's directories on this host: {error.strerror}", retry_after_s=30
+            ) from error
+        return Place(
+            cwd=cwd, scratch=f"{base}/scratch", home=self._operators_home, own_home=f"{kept}/home", add_dirs=dirs
+        )
+
+    # -- the caller's directories
 
     def judge(self, path: str, field: str) -> str:
         """The real path of a directory that a run may use. Raises: InvalidRequest."""
         if "\0" in path or not path.startswith("/"):
-            raise InvalidRequest(f"{field} must be an absolute path, not {path!r}", field=field)
-        real = Path(os.path.realpath(path))
-        if not real.is_dir():
-            raise InvalidRequest(f"{field} {path!r} is not a directory on this worker's host", field=field)
+            raise InvalidRequest(f"{field} must be an absolute path on the worker's host, not {path!r}", field=field)
+        try:
+            real = os.path.realpath(path)
+        except OSError as error:
+            raise InvalidRequest(f"{field} {path!r} cannot be looked up: {error.strerror}", field=field) from error
+        # Before any look at the disk, so that nobody learns what there is in places that are not for them.
         if reason := self._reason_against(real):
             raise InvalidRequest(f"{field} {path!r} may not be used: {reason}", field=field)
-        # Between this look and the start somebody may put a symlink in its place: what was opened must be it.
-        fd = os.open(real, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            same = os.readlink(f"/proc/self/fd/{fd}") == str(real)
+            fd = os.open(real, _ANY_FOLDER)
+        except OSError as error:
+            raise InvalidRequest(f"{field} {path!r} {_trouble(error)}", field=field) from error
+        try:
+            same = os.readlink(f"/proc/self/fd/{fd}") == real
+            usable = os.access(f"/proc/self/fd/{fd}", os.R_OK | os.X_OK)
         finally:
             os.close(fd)
-        if not same:
+        if not same:  # `Process.start` asks the same once more
             raise InvalidRequest(f"{field} {path!r} changed while it was looked at", field=field)
-        return str(real)
+        if not usable:
+            raise InvalidRequest(f"{field} {path!r} is closed to the user that the worker runs as", field=field)
+        return real
 
-    def _reason_against(self, real: Path) -> str | None:
-        if real == Path("/"):
+    def _reason_against(self, real: str) -> str | None:
+        if real == "/":
             return "it is the root of the file system"
         for own in self._own:
-            if real.is_relative_to(own) or own.is_relative_to(real):
+            if _within(real, own) or _within(own, real):
                 return "it is, or holds, the service's own directory"
+        if _within(self._user_home, real):
+            return "it is, or holds, the HOME of the worker's user; name a directory inside it"
         for prefix in self._blocked:
-            if real.is_relative_to(prefix):
+            if _within(real, prefix):
                 return f"{prefix} is blocked"
-        parts = real.parts
+        for prefix in self._system:
+            if _within(prefix, real):
+                return f"it holds {prefix}, which is blocked"
+        parts = real.split("/")
         if SECRET.intersection(parts) or SECRET_PAIRS.intersection(zip(parts, parts[1:], strict=False)):
-            return "it holds secrets"
-        if real == self._user_home.resolve():
-            return "it is the HOME of the worker's user"
-        if self._allowed and not any(real.is_relative_to(prefix) for prefix in self._allowed):
-            allowed = ", ".join(map(str, self._allowed))
-            return f"it is outside the allowed directories ({allowed})"
+            return "it is a place of secrets"
+        if self._allowed and not any(_within(real, prefix) for prefix in self._allowed):
+            return f"it is outside the allowed directories: {', '.join(self._allowed)}"
         return None
 
+    # -- removal
+
     def remove(self, run_id: str) -> None:
-        """What the run does not leave to a session."""
-        _remove(self._runs / run_id)
+        """What the run does not leave to a session. A large tree leaves its place at once and the disk a little later."""
+        self._discard(f"{self._runs}/{run_id}")
+
+    def remove_session(self, session_id: str) -> None:
+        """The session's working directory and HOME, if they are on this host."""
+        if _NAME(session_id):
+            self._discard(f"{self._sessions}/{session_id}")
+
+    def claim(self) -> bool:
+        """Joins those that use this home, for as long as this object lives; the only one removes what a crash left.
+
+        Call it once, before the first `make`. Returns whether it was the only one.
+        """
+        self._lock = os.open(f"{self.home}/workers.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            alone = False
+        else:
+            alone = True
+            self.remove_strays()
+        # Shared from here on: while any of them lives, no newcomer is alone.
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+        return alone
 
     def remove_strays(self) -> None:
         """Directories of runs that a crash left; only for a process that shares `home` with no other."""
-        for folder in self._runs.iterdir():
-            _remove(folder)
+        for name in os.listdir(self._runs):  # noqa: PTH208  # as above
+            self._discard(f"{self._runs}/{name}")
+        for name in os.listdir(self._trash):  # noqa: PTH208  # as above
+            self._remover.submit(Heap(f"{self._trash}/{name}").remove_all)
+
+    def close(self) -> None:
+        """Waits until all that was removed is gone, and leaves those that use this home."""
+        self._remover.shutdown()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _discard(self, folder: str) -> None:
+        aside = f"{self._trash}/{os.getpid()}-{next(self._count)}-{os.path.basename(folder)[:80]}"  # noqa: PTH119  # as above
+        try:
+            os.rename(folder, aside)  # noqa: PTH104  # as above
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            _log.warning("cannot remove %s: %s", folder, error.strerror)
+            return
+        heap = Heap(aside)
+        if not heap.remove(_AT_ONCE):
+            self._remover.submit(heap.remove_all)
 
 
-def _remove(folder: Path) -> None:
-    """Follows no symlink; what is read-only is made writable first."""
+def _make(folder: str) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, _PRIVATE)  # noqa: PTH102  # as above
 
-    def again(function: Callable[[str], object], path: str, _: object) -> None:
-        with contextlib.suppress(OSError):
-            parent = os.path.dirname(path)  # noqa: PTH120  # strings from rmtree
-            os.chmod(parent, stat.S_IRWXU)  # noqa: PTH101  # as above
-            if not os.path.islink(path):  # noqa: PTH114  # as above
-                os.chmod(path, stat.S_IRWXU)  # noqa: PTH101  # as above
-            function(path)
 
-    shutil.rmtree(folder, onerror=again)
-    if folder.exists():  # directories that could not be listed are open now
-        shutil.rmtree(folder, ignore_errors=True)
+def _resolved(prefixes: Iterable[str]) -> list[str]:
+    return [str(Path(prefix).expanduser().resolve()) for prefix in prefixes]
+
+
+def _within(path: str, prefix: str) -> bool:
+    """Both resolved: compared by whole components."""
+    return path == prefix or path.startswith(prefix if prefix == "/" else prefix + "/")
+
+
+def _trouble(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOENT:
+            return "does not exist on the worker's host"
+        case errno.ENOTDIR:
+            return "is not a directory"
+        case errno.EACCES:
+            return "is closed to the user that the worker runs as"
+        case _:
+            return f"cannot be used: {error.strerror}"
