@@ -1,6 +1,9 @@
-# What a newcomer needs; `make help` lists it.
-PYTHON ?= python3
+# What a newcomer needs; `make help` lists it. Nothing is asked for but Python 3.11 or later (PYTHON=... chooses one).
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11) and "clinvk needs Python 3.11 or later")
+PYTHON ?= $(or $(firstword $(foreach python,python3 python3.14 python3.13 python3.12 python3.11,\
+  $(shell $(python) -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $(python)))),python3)
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 STAMP := .venv/.installed
 CLIS := .clis/.installed
 
@@ -13,21 +16,24 @@ help:  ## this list
 install: $(STAMP)  ## set up .venv with everything the project needs
 
 $(STAMP): requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clinvk needs Python 3.11 or later")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	touch $@
+	@$(PYTHON) -c '$(NEW_ENOUGH)'
+	@echo "setting up .venv with $$($(PYTHON) --version): about a minute the first time"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) --require-hashes -r requirements.lock
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
 
-clis:  ## install the pinned agent CLIs for the tests, from npm (skipped where npm is missing)
+clis:  ## install the pinned agent CLIs for the tests, from npm (left out where npm is missing)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(CLIS); \
+	elif [ -n "$$CLINVK_REQUIRE" ]; then echo "npm is missing, and CLINVK_REQUIRE is set" >&2; exit 1; \
 	else echo "npm is missing: the tests on the real CLIs will be skipped"; fi
 
 $(CLIS): tests/clis/package.json tests/clis/package-lock.json
-	mkdir -p .clis
-	cp tests/clis/package.json tests/clis/package-lock.json .clis/
-	cd .clis && npm ci --no-audit --no-fund --loglevel=error
-	touch $@
+	@echo "installing the agent CLIs into .clis"
+	@mkdir -p .clis
+	@cp tests/clis/package.json tests/clis/package-lock.json .clis/
+	@cd .clis && npm ci --no-audit --no-fund --loglevel=error </dev/null
+	@touch $@
 
 serve: install  ## everything on this machine, on http://127.0.0.1:8080
 	$(BIN)/clinvk serve
@@ -42,9 +48,10 @@ test: install clis  ## everything; says what it skipped and why
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest tests
 
-fix: install  ## format, and mend what the linter can
+fix: install  ## format, mend what the linter can, renew the tables of docs/configuration.md
+	$(BIN)/ruff check --fix-only -q .
 	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+	$(BIN)/python -m tests.rules.reference
 
 bench: install  ## the budgets, each beside a direct start of the same stub CLI
 	$(BIN)/python -m bench
