@@ -204,7 +204,7 @@ class Relay:
         return follower
 
     async def drop(self, follower: Follower) -> bool:
-        if not self._forget(follower):
+        if not self._forget(follower) or follower.ended:  # the end of a run has let its followers go
             return False
         try:
             return await self._followers.remove(follower.run_id)

@@ -4,6 +4,7 @@ import concurrent.futures
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import kombu.transport
 import kombu.transport.redis
 from celery import Celery, bootsteps
 from celery.exceptions import Reject
@@ -33,6 +34,11 @@ class Transport(kombu.transport.redis.Transport):  # type: ignore[misc]  # as ab
     Channel = _Channel
 
 
+# A URL's scheme names its transport, whatever `broker_transport` says; so the names are given to the one above.
+for _scheme in ("redis", "rediss", "redis+socket"):
+    kombu.transport.TRANSPORT_ALIASES[_scheme] = "worker.celery_app:Transport"
+
+
 def broker_url(url: str) -> str:
     return url.replace("unix://", "redis+socket://", 1)
 
@@ -47,7 +53,6 @@ def create_celery(
     """`carry_out` starts a run in the runner's loop; its result False puts the message back."""
     app = Celery("clinvk", broker=broker_url(url), set_as_current=False)
     app.conf.update(
-        broker_transport="worker.celery_app:Transport",
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={

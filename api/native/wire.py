@@ -1,7 +1,8 @@
 """The native bodies, in and out."""
 
 import difflib
-from typing import Any, Literal, TypeVar
+import functools
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
@@ -96,6 +97,11 @@ class Problem(msgspec.Struct, kw_only=True):
 T = TypeVar("T")
 
 
+@functools.cache
+def _names(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(field.name for field in msgspec.structs.fields(kind))
+
+
 def parse(body: bytes, kind: type[T]) -> T:
     """A native body: null means absent, an unknown field is refused by name.
 
@@ -109,7 +115,7 @@ def parse(body: bytes, kind: type[T]) -> T:
         raise InvalidRequest("the body must be a JSON object")
     if _deeper_than(data, _MAX_DEPTH):
         raise InvalidRequest(f"the body is nested deeper than {_MAX_DEPTH} levels")
-    known = [field.name for field in msgspec.structs.fields(kind)]  # type: ignore[arg-type]  # callers pass structs
+    known = _names(cast("type[msgspec.Struct]", kind))
     data = {name: value for name, value in data.items() if value is not None}
     for name in data:
         if name not in known:

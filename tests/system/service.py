@@ -91,9 +91,9 @@ class Proc:
 class Service:
     """Redis, API replicas and workers of one test."""
 
-    def __init__(self, **config: str) -> None:
+    def __init__(self, fsync: str = "always", **config: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="clinvk-system-"))
-        self.redis = RedisServer()
+        self.redis = RedisServer(fsync)
         self.marker = f"CLINVK_TEST_MARK={self.folder.name}"
         self.config = {"CLINVK_WORKER__LEASE_SECS": "4", **config}
         self.apis: list[tuple[Proc, str]] = []

@@ -38,7 +38,7 @@ app.conf.task_queues = [Queue("echo", Exchange("", type="direct"), routing_key="
 @app.task(name="clinvk.run", bind=True)
 def run(task):
     print("carried out", task.request.id, flush=True)
-app.worker_main(["worker", "--pool=solo", "--without-gossip", "--without-mingle", "--without-heartbeat", "-q"])
+app.worker_main(["worker", "--pool=solo", "--without-gossip", "--without-mingle", "--without-heartbeat"])
 """
 
 
@@ -72,7 +72,7 @@ def test_a_stock_worker_carries_it_out(server):
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env, text=True) as worker:
         try:
             assert worker.stdout is not None
-            assert worker.stdout.readline() == "carried out run_42\n"
+            assert any("carried out run_42" in line for line in worker.stdout)
         finally:
             worker.kill()
     client.close()

@@ -129,6 +129,9 @@ local function finish(id, status, outcome, event, now)
   redis.call('PEXPIRE', P .. 'events:' .. id, RETENTION_MS)
   redis.call('ZREM', P .. 'unfollowed', id)
   publish(id, seq, { event })
+  for _, api in ipairs(redis.call('SMEMBERS', P .. 'followers:' .. id)) do
+    redis.call('SREM', P .. 'api:' .. api .. ':runs', id)
+  end
   redis.call('DEL', P .. 'followers:' .. id)
   leave(id, was[2], was[3], was[1], now)
 end

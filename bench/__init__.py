@@ -1,0 +1,1 @@
+"""Benchmarks of the budgets in the design: `python -m bench`."""

@@ -1,0 +1,218 @@
+"""Each budget beside a direct start of the same stub CLI, in one run, as a table with ratios."""
+
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+from tests.system.service import Service, children, kill_pid, living, prompt, stream, until
+from tests.system.test_family import Laptop
+
+STUB = ["/bin/sh", str(Path(__file__).parent / "stub.sh")]
+TICKER = [sys.executable, "-I", "-S", str(Path(__file__).parent / "ticker.py")]
+ROWS: list[tuple[str, str, str, str]] = []
+
+
+def row(name: str, budget: str, measured: str, verdict: bool) -> None:
+    ROWS.append((name, budget, measured, "met" if verdict else "MISSED"))
+    print(f"{name}: {measured} ({ROWS[-1][3]})", file=sys.stderr, flush=True)
+
+
+def quantile(values: list[float], q: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * q))]
+
+
+def direct() -> float:
+    """Seconds from the start of the stub to its first byte."""
+    begun = time.perf_counter()
+    child = subprocess.Popen(STUB, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(b"hello\n")
+    child.stdin.close()
+    os.read(child.stdout.fileno(), 65536)
+    took = time.perf_counter() - begun
+    child.stdout.read()
+    child.wait()
+    child.stdout.close()
+    return took
+
+
+BODY = {"backend": "echo", "prompt": "hello\n", "output_format": "stream-json", "ephemeral": True}
+
+
+async def through(client: httpx.AsyncClient, base: str) -> float:
+    """Seconds from the request to the first event."""
+    begun = time.perf_counter()
+    took = 0.0
+    async with client.stream("POST", base + "/api/v1/prompt", json=BODY) as answer:
+        async for _ in answer.aiter_bytes():
+            took = took or time.perf_counter() - begun
+    return took
+
+
+async def first_event(base: str) -> None:
+    async with httpx.AsyncClient(timeout=60) as client:
+        for _ in range(30):
+            await through(client, base)
+        pairs = [(await asyncio.to_thread(direct), await through(client, base)) for _ in range(300)]
+    plain = [d for d, _ in pairs]
+    added = [(t - statistics.median(plain)) * 1000 for _, t in pairs]
+    p50, p99 = statistics.median(added), quantile(added, 0.99)
+    told = f"direct p50 {statistics.median(plain) * 1000:.2f} ms; added p50 {p50:.2f}, p99 {p99:.2f} ms"
+    row("added time to the first event, one caller", "p50 <= 2.0 ms, p99 <= 5 ms", told, p50 <= 2.0 and p99 <= 5.0)
+
+
+def bare(seconds: float) -> float:
+    """Starts of the stub a second, as fast as threads can."""
+    stop = time.perf_counter() + seconds
+
+    def loop(_: int) -> int:
+        count = 0
+        while time.perf_counter() < stop:
+            done = subprocess.run(STUB, input=b"hello\n", capture_output=True, check=True, start_new_session=True)
+            assert done.stdout
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(16) as pool:
+        return sum(pool.map(loop, range(16))) / seconds
+
+
+def load(base: str, seconds: float, callers: int = 64) -> float:
+    """Runs a second through the service; the callers are a process of their own, with raw sockets."""
+    code = f"import asyncio, bench.load as l; print(asyncio.run(l.main({base!r}, {seconds}, {callers})))"
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def throughput(base: str) -> None:
+    load(base, 2)
+    alone = bare(5)
+    gate = load(base, 8)
+    again = bare(5)
+    loop = (alone + again) / 2
+    told = f"{gate:.0f} runs/s beside {loop:.0f} of the bare loop: {gate / loop:.2f}"
+    row("runs per second, 64 callers", ">= 0.35 of a bare loop", told, gate / loop >= 0.35)
+
+
+def events(base: str, count: int = 500, words: int = 100) -> None:
+    code = f"import asyncio, bench.load as l; print(asyncio.run(l.follow({base!r}, {count})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    found = json.loads(done.stdout)
+    told = f"{found['got']} of {count * words} events, p50 {found['p50']:.2f}, p99 {found['p99']:.1f} ms"
+    good = found["got"] == count * words and found["p50"] <= 1.0 and found["p99"] <= 25
+    row(f"events: {count} streams x 20/s", "none lost, p50 <= 1 ms, p99 <= 25 ms", told, good)
+
+
+def rss_kib(pid: int) -> int:
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.split("VmRSS:")[1].split()[0])
+
+
+def idle_streams(service: Service, base: str) -> None:
+    pid = service.apis[0][0].pid
+    run_id = stream(base, "stay", "--hang").run_id
+    client = "import asyncio, bench.load as l, sys; asyncio.run(l.hold(sys.argv[1], 1000))"
+    url = f"{base}/api/v1/runs/{run_id}/events"
+    before = rss_kib(pid)
+    holder = subprocess.Popen([sys.executable, "-c", client, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    each = (rss_kib(pid) - before) / 1000
+    holder.communicate()
+    httpx.delete(f"{base}/api/v1/runs/{run_id}")
+    row("1,000 idle streams on one API process", "<= 40 KiB each", f"{each:.1f} KiB each", each <= 40)
+
+
+def hang_up(base: str) -> None:
+    took = []
+    for _ in range(5):
+        following = stream(base, "stay", "--hang")
+        run_id = following.run_id
+        following.next()
+        following.hang_up()
+        begun = time.perf_counter()
+        until(lambda run_id=run_id: not living(f"CLINVK_RUN={run_id}"))
+        took.append((time.perf_counter() - begun - GRACE_S) * 1000)
+    worst = max(took)
+    row("client's hang-up to the CLI's death", "<= 250 ms after the grace", f"worst of 5: {worst:.0f} ms", worst <= 250)
+
+
+def dead_worker(service: Service, base: str) -> None:
+    following = stream(base, "stay", "--hang")
+    following.next()
+    pid = service.celery_of(service.workers[0])
+    kill_pid(pid)
+    begun = time.perf_counter()
+    following.rest()
+    took = time.perf_counter() - begun
+    row("dead worker to the caller's error", "<= lease (4 s here) + 2 s", f"{took:.1f} s", took <= 6)
+
+
+def memory(service: Service, base: str) -> None:
+    pid = service.celery_of(service.workers[0])
+    idle = rss_kib(pid) / 1024
+    held = [stream(base, "stay", "--hang") for _ in range(100)]
+    for one in held:
+        one.next()
+    each = (rss_kib(pid) / 1024 - idle) / 100
+    for one in held:
+        httpx.delete(f"{base}/api/v1/runs/{one.run_id}")
+    for one in held:
+        one.rest()
+    told = f"{idle:.0f} MB; {each:.2f} MB a run"
+    row("one worker process, idle / per concurrent run", "<= 90 MB / <= 0.3 MB", told, idle <= 90 and each <= 0.3)
+
+
+def to_ready() -> None:
+    took = []
+    for _ in range(3):
+        laptop = Laptop()
+        laptop.start()
+        took.append(laptop.took_s)
+        laptop.close()
+    worst = max(took)
+    row("`clinvk serve` to ready, all on one machine", "<= 3 s", f"worst of 3: {worst:.2f} s", worst <= 3)
+
+
+GRACE_S = 0.5
+
+
+def main() -> int:
+    quick = {"CLINVK_SERVER__HANGUP_GRACE_SECS": str(GRACE_S), "CLINVK_LOG__LEVEL": "warning"}
+    stub = {"CLINVK_BACKENDS__ECHO__COMMAND": json.dumps(STUB)}
+    with_service(
+        quick | stub | {"CLINVK_WORKER__CONCURRENCY": "32"}, lambda _, b: (asyncio.run(first_event(b)), throughput(b))
+    )
+    ticking = {"CLINVK_BACKENDS__ECHO__COMMAND": json.dumps([*TICKER, "100"]), "CLINVK_WORKER__CONCURRENCY": "500"}
+    with_service(quick | ticking, lambda _, b: events(b))
+    plain = quick | {"CLINVK_WORKER__CONCURRENCY": "120"}
+    with_service(plain, lambda s, b: (memory(s, b), idle_streams(s, b), hang_up(b), dead_worker(s, b)))
+    to_ready()
+    print("| | budget | measured | |\n|---|---|---|---|")
+    for cells in ROWS:
+        print("| " + " | ".join(cells) + " |")
+    return 0
+
+
+def with_service(config: dict[str, str], what) -> None:
+    service = Service("everysec", **config)
+    try:
+        base = service.api()
+        service.worker()
+        until(lambda: prompt(base, "warm up\n").get("exit_code") == 0 or prompt(base, "x\n").get("run_id"))
+        what(service, base)
+        assert children(service.workers[0].pid)
+    finally:
+        service.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
