@@ -9,8 +9,11 @@ import tokenize
 from pathlib import Path
 
 import pytest
+import yaml
 
 from shared.config import keys
+from shared.config_sources import load
+from shared.errors import ConfigError
 from tests.rules import reference
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +29,7 @@ TRACKED = [
 # Who may read the environment beside the `cli.py` modules.
 READS_ENVIRONMENT = {
     "worker/main.py": "the entry of the worker process, started by `clinvk worker`",
+    "worker/warden.py": "the entry of the warden, a process of its own",
     "worker/process.py": "hands the warden's mark on to a run's child",
 }
 # Who may print beside the `cli.py` modules and programs of their own.
@@ -123,6 +127,31 @@ def test_no_tracked_text_names_a_registry_or_a_path_of_some_machine():
     texts = {p: p.read_text(errors="ignore") for p in TRACKED if p.is_file() and "transcripts" not in p.parts}
 
     assert [(name_of(path), word) for path, text in texts.items() for word in FORBIDDEN if word in text] == []
+
+
+def test_every_variable_that_a_text_names_exists():
+    texts = [p for p in TRACKED if p.suffix in {".md", ".yml", ".yaml", ""} and p.is_file()]
+    named = {(name_of(p), name) for p in texts for name in re.findall(r"\bCLINVK_[A-Z0-9_]*[A-Z0-9]\b", p.read_text())}
+
+    def known(name):
+        try:
+            load(None, {"HOME": "/nonexistent", name.replace("__NAME__", "__ECHO__"): "1"})
+        except ConfigError as error:
+            return "unknown variable" not in error.message
+        return True
+
+    assert named
+    assert [(path, name) for path, name in sorted(named) if not known(name)] == []
+
+
+def test_the_files_that_start_the_service_are_yaml_and_name_its_commands():
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    procfile = (ROOT / "Procfile").read_text()
+
+    commands = [service["command"] for name, service in compose["services"].items() if name != "redis"]
+    commands += re.findall(r"^\w+: \.venv/bin/(.*)$", procfile, re.MULTILINE)
+    assert {command.split()[1] for command in commands} == {"serve", "worker"}
+    assert yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["repo"] == "local"
 
 
 def test_make_help_lists_every_target():
