@@ -1,14 +1,16 @@
 """Stands over one worker process: outlives it, and ends all that it started when it is gone, however it went.
 
 It holds a pipe whose other end the worker reads (its lifeline): when the warden is killed, the worker sees the
-end and ends its runs. `clinvk serve` holds the same kind of pipe towards the warden.
+end and ends its runs. `clinvk serve` holds the same kind of pipe towards the warden. Of runs whose worker and warden
+were killed at once the next warden on the host knows by their marks.
+
+It is to outlive a host that is out of memory: it imports little and does its waiting in one `poll`.
 """
 
 import contextlib
 import os
-import selectors
+import select
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,14 +20,15 @@ from worker import tree
 
 LIFELINE = "CLINVK_LIFELINE"
 
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _KILL_WITHIN_S = 4.0
 _IMPATIENT_S = 5.0
-_RESTARTS = 5  # in a row, within a minute each
+_RESTARTS = 5  # in a row, each within a minute
+_LONG_LIFE_S = 60.0
 
 
 def watch_lifeline(fd: int, on_end: Callable[[], None]) -> None:
-    """Calls `on_end` in a thread of its own when whoever holds the other end is gone."""
+    """Calls `on_end` in a thread of its own when whoever holds the other end is gone. Nobody inherits the pipe."""
+    os.set_inheritable(fd, False)
 
     def wait() -> None:
         with contextlib.suppress(OSError):
@@ -36,73 +39,146 @@ def watch_lifeline(fd: int, on_end: Callable[[], None]) -> None:
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
-def run(argv: Sequence[str], environ: Mapping[str, str], *, lifeline: int | None = None) -> int:
-    """Runs the worker until it ends in good order or is told to; a crash is followed by another start.
+def run(
+    argv: Sequence[str], environ: Mapping[str, str], *, lifeline: int | None = None, restart: bool | None = None
+) -> int:
+    """Runs the worker until it ends in good order or is told to; a crash is followed by another start, unless
+    whoever holds our lifeline is there to decide. For a process of its own with one thread. Returns its exit code.
 
-    Returns the exit code.
+    SIGTERM, SIGINT and SIGHUP: the worker may finish what it runs. SIGQUIT or a second one: five seconds to do so.
     """
     tree.become_subreaper()
-    forsaken = tree.end_forsaken()
-    if forsaken:
-        print(f"ended processes that an earlier worker left behind: {forsaken}", file=sys.stderr)
+    if forsaken := tree.end_forsaken():
+        _say(f"ended processes that an earlier worker left behind: {forsaken}")
+    warden = Warden(lifeline)
+    again = lifeline is None if restart is None else restart
     crashes = 0
     while True:
         begun = time.monotonic()
-        code, told = _once(argv, environ, lifeline)
-        if told or code == 0:
+        code = warden.stand_over(argv, environ)
+        if warden.told or code == 0 or not again:
             return code
-        crashes = crashes + 1 if time.monotonic() - begun < 60 else 1
-        if crashes > _RESTARTS or lifeline is not None:
+        crashes = crashes + 1 if time.monotonic() - begun < _LONG_LIFE_S else 1
+        if crashes > _RESTARTS:
+            _say(f"the worker process ended with {code} for the {crashes}th time in a row; giving up")
             return code
-        print(f"the worker process ended with {code}; starting it again", file=sys.stderr)
-        time.sleep(min(0.2 * 2**crashes, 5.0))
+        _say(f"the worker process ended with {code}; starting it again")
+        if not warden.rest(min(0.1 * 2**crashes, 5.0)):
+            return code
 
 
-def _once(argv: Sequence[str], environ: Mapping[str, str], lifeline: int | None) -> tuple[int, bool]:
-    read, write = os.pipe()
-    signals = os.pipe()
-    for fd in signals:
-        os.set_blocking(fd, False)
-    signal.set_wakeup_fd(signals[1], warn_on_full_buffer=False)
-    for number in _FORWARDED:
-        signal.signal(number, lambda *_: None)
-    env = {**environ, LIFELINE: str(read), tree.WARDEN: tree.warden_mark(os.getpid())}
-    child = subprocess.Popen(list(argv), env=env, pass_fds=(read,))
-    os.close(read)
-    pidfd = os.pidfd_open(child.pid)
-    told = 0
-    kill_at: float | None = None
-    try:
-        with selectors.DefaultSelector() as selector:
-            selector.register(pidfd, selectors.EVENT_READ, "child")
-            selector.register(signals[0], selectors.EVENT_READ, "signal")
-            if lifeline is not None:
-                selector.register(lifeline, selectors.EVENT_READ, "lifeline")
-            while child.poll() is None:
-                for key, _ in selector.select(timeout=1.0):
-                    if key.data == "signal":
-                        for code in os.read(signals[0], 64):
-                            told += 1
-                            child.send_signal(signal.SIGTERM if code == signal.SIGINT else code)
-                        if told > 1 and kill_at is None:
-                            kill_at = time.monotonic() + _IMPATIENT_S
-                    elif key.data == "lifeline" and not os.read(key.fd, 64):
-                        told += 1
-                        child.kill()
-                if kill_at is not None and time.monotonic() > kill_at:
-                    child.kill()
-                _reap_orphans(child.pid)
-    finally:
-        tree.kill_below(os.getpid(), _KILL_WITHIN_S)
-        _reap_orphans(-1)
-        signal.set_wakeup_fd(-1)
-        for fd in (write, pidfd, *signals):
-            os.close(fd)
-    ended = child.returncode
-    return (ended if ended >= 0 else 128 - ended), told > 0
+def become(argv: Sequence[str], environ: Mapping[str, str], *, lifeline: int | None = None) -> None:
+    """As `run`, in a fresh interpreter that takes this one's place: half the memory. Does not return."""
+    if lifeline is not None:
+        os.set_inheritable(lifeline, True)
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  # pathlib costs 1 MB
+    code = f"import sys; sys.path.insert(0, {root!r}); from worker.warden import main; sys.exit(main(sys.argv[1:]))"
+    # No site-packages, nothing from PYTHON*: the worker itself gets both again.
+    line = [sys.executable, "-S", "-E", "-c", code, "-" if lifeline is None else str(lifeline), *argv]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, line, dict(environ))  # noqa: S606  # that is what it is for
 
 
-def _reap_orphans(child: int) -> None:
-    for pid in tree.orphans():
-        if pid != child:
-            tree.reap(pid)
+def main(args: Sequence[str]) -> int:
+    """`LIFELINE|- WORD...`: what `become` says to itself."""
+    lifeline = None if args[0] == "-" else int(args[0])
+    if lifeline is not None:
+        os.set_inheritable(lifeline, False)
+    return run(args[1:], os.environ, lifeline=lifeline)
+
+
+class Warden:
+    """`told` counts how often it was told to end: twice is impatient, the end of the lifeline is at once."""
+
+    def __init__(self, lifeline: int | None) -> None:
+        self.told = 0
+        self._child = 0
+        self._kill_at: float | None = None
+        self._lifeline = lifeline
+        self._signals, wakeup = os.pipe()
+        for fd in (self._signals, wakeup):
+            os.set_blocking(fd, False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD):
+            signal.signal(number, _note)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            signal.signal(signal.SIGHUP, _note)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        self._poll = select.poll()
+        self._poll.register(self._signals, select.POLLIN)
+        if lifeline is not None:
+            self._poll.register(lifeline, select.POLLIN)
+
+    def stand_over(self, argv: Sequence[str], environ: Mapping[str, str]) -> int:
+        """One life of the worker process. When this returns, nothing lives of what it started."""
+        read, write = os.pipe()
+        os.set_inheritable(read, True)
+        env = {**environ, LIFELINE: str(read), tree.WARDEN: tree.warden_mark(os.getpid())}
+        try:
+            # A group of its own: a terminal's Ctrl-C comes to the warden alone.
+            self._child = os.posix_spawnp(argv[0], list(argv), env, setpgroup=0)
+            os.close(read)
+            while (code := self._reap()) is None:
+                self._wait(None if self._kill_at is None else self._kill_at - time.monotonic())
+                if self._kill_at is not None and time.monotonic() >= self._kill_at:
+                    self._send(signal.SIGKILL)
+                    self._kill_at += 0.1
+            return code
+        except OSError as error:  # it cannot even be started
+            _say(f"cannot start {argv[0]!r}: {error.strerror}")
+            return 127
+        finally:
+            self._child = 0
+            if not tree.kill_below(os.getpid(), _KILL_WITHIN_S):
+                _say("some processes of the worker do not die")
+            os.close(write)
+
+    def rest(self, limit_s: float) -> bool:
+        """Waits; False, and at once, when told to end."""
+        until = time.monotonic() + limit_s
+        while not self.told and (left_s := until - time.monotonic()) > 0:
+            self._wait(left_s)
+        return not self.told
+
+    def _wait(self, limit_s: float | None) -> None:
+        for fd, _ in self._poll.poll(None if limit_s is None else max(limit_s, 0) * 1000):
+            if fd == self._signals:
+                for number in os.read(fd, 64):
+                    if number != signal.SIGCHLD:
+                        self._hear(number)
+            elif not os.read(fd, 64):
+                self._poll.unregister(fd)
+                self.told += 2
+                self._kill_at = time.monotonic()
+
+    def _hear(self, number: int) -> None:
+        self.told += 2 if number == signal.SIGQUIT else 1
+        if self.told > 1 and self._kill_at is None:
+            self._kill_at = time.monotonic() + _IMPATIENT_S
+        self._send(signal.SIGTERM)
+
+    def _send(self, number: int) -> None:
+        if self._child:  # not reaped yet, so that the number is still its own
+            os.kill(self._child, number)
+
+    def _reap(self) -> int | None:
+        """Reaps whatever is dead. Returns the worker's exit code once it is."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return None
+                if pid == self._child:
+                    self._child = 0
+                    code = os.waitstatus_to_exitcode(status)
+                    return code if code >= 0 else 128 - code
+        return 255  # somebody else has reaped it
+
+
+def _note(*_: object) -> None:
+    """The number stands in the wakeup pipe."""
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # a terminal may be gone
+        print(f"clinvk worker: {text}", file=sys.stderr, flush=True)

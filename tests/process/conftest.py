@@ -1,0 +1,89 @@
+"""What the tests of processes share: a record of every pid, so that each is waited for and none outlives its test."""
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker import tree
+
+
+def until(what: Callable[[], Any], limit_s: float = 10.0) -> Any:
+    """Asks again until it is so; for files, which give no event without more machinery than they are worth."""
+    deadline = time.monotonic() + limit_s
+    while not (found := what()):
+        assert time.monotonic() < deadline, "not within the limit"
+        select.select([], [], [], 0.002)
+    return found
+
+
+class Pids:
+    """Scripts write `NAME PID` lines into `file`; each process is then held by a descriptor."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.fds: dict[int, int] = {}
+
+    def lines(self) -> dict[str, int]:
+        if not self.file.exists():
+            return {}
+        pairs = [line.split() for line in self.file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        for _, pid in pairs:
+            self.hold(int(pid))
+        return {name: int(pid) for name, pid in pairs}
+
+    def hold(self, pid: int) -> None:
+        if pid not in self.fds:
+            with contextlib.suppress(OSError):
+                self.fds[pid] = os.pidfd_open(pid)
+
+    def expect(self, *names: str, limit_s: float = 10.0) -> list[int]:
+        """Waits for the processes of these names to have told their pids."""
+        found = until(lambda: set(names) <= set(self.lines()) and self.lines(), limit_s)
+        return [found[name] for name in names]
+
+    def alive(self, *pids: int) -> list[int]:
+        return [pid for pid in pids if pid in self.fds and not self._ended(pid, 0)]
+
+    def gone(self, *pids: int, limit_s: float = 1.0) -> bool:
+        """Whether all of them end within the limit."""
+        deadline = time.monotonic() + limit_s
+        return all(pid not in self.fds or self._ended(pid, deadline - time.monotonic()) for pid in pids)
+
+    def _ended(self, pid: int, limit_s: float) -> bool:
+        poll = select.poll()
+        poll.register(self.fds[pid], select.POLLIN)
+        return bool(poll.poll(max(limit_s, 0) * 1000))
+
+    def close(self) -> None:
+        self.lines()
+        for fd in self.fds.values():
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+            os.close(fd)
+
+
+@pytest.fixture
+def pids(tmp_path: Path) -> Iterator[Pids]:
+    found = Pids(tmp_path / "pids")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def subreaper() -> Iterator[None]:
+    """This process stands for a worker: orphans come to it, and none is left when the test ends."""
+    tree.become_subreaper()
+    before = set(tree.orphans())
+    yield
+    left = {pid: tree.look(pid) for pid in set(tree.orphans()) - before}
+    tree.become_subreaper(on=False)
+    tree.kill([seen for seen in left.values() if seen is not None])
+    assert not left, f"left behind: {left}"
+    assert not tree.own
