@@ -35,6 +35,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 app = Celery("stock", broker=sys.argv[1])
 app.conf.task_queues = [Queue("echo", Exchange("", type="direct"), routing_key="echo")]
+app.conf.worker_redirect_stdouts = False
 @app.task(name="clinvk.run", bind=True)
 def run(task):
     print("carried out", task.request.id, flush=True)
