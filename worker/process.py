@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import functools
 import logging
@@ -14,9 +13,10 @@ import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from shared.errors import ClinvkError, InvalidRequest, TryLater
+from shared.errors import InvalidRequest
 from worker import tree
 from worker.backends.base import Exit, Launch
+from worker.refusal import refusal
 
 _log = logging.getLogger(__name__)
 
@@ -28,14 +28,9 @@ _LINGER_S = 0.2  # how long a pipe is read after the CLI's exit, where something
 _TAIL_S = 0.01
 _STEP_S = 1.5  # at most, between SIGINT, SIGTERM and SIGKILL
 _GONE_WITHIN_S = 3.0
+_UNSURE_S = 0.25
 _F_SETPIPE_SZ = 1031
 _UNKNOWN_EXIT = 255  # somebody else took the exit code: never 0
-
-
-class StartFailed(TryLater):
-    """The CLI could not be started on this host; the text says why."""
-
-    code = "backend_unavailable"
 
 
 class Process:
@@ -113,7 +108,7 @@ class Process:
         except (OSError, ValueError) as error:
             if tail is not None:
                 os.close(tail)
-            raise _refusal(error, launch) from error
+            raise refusal(error, launch) from error
         finally:
             for fd in (cwd, out):
                 if fd >= 0:
@@ -123,7 +118,7 @@ class Process:
             return cls(mark, child, launch.stdin, tail)
         except OSError as error:  # as good as out of descriptors
             _disown(child, tail)
-            raise _refusal(error, launch) from error
+            raise refusal(error, launch) from error
 
     async def __aenter__(self) -> "Process":
         return self
@@ -329,6 +324,8 @@ class Process:
             if self._loop.time() > deadline:
                 _log.error("run %s: still there after SIGKILL: %s", self._mark.run_id, [seen.pid for seen in found])
                 return
+            if not found and self._loop.time() > deadline - _GONE_WITHIN_S + _UNSURE_S:
+                return  # an orphan that cannot be told from one of this run, on a host that allows no tags
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s + 0.0005, 0.005)
 
@@ -384,30 +381,3 @@ def _disown(child: "subprocess.Popen[bytes]", tail: int | None) -> None:
             pipe.close()
     if tail is not None:
         os.close(tail)
-
-
-def _refusal(error: OSError | ValueError, launch: Launch) -> ClinvkError:
-    name = launch.argv[0]
-    if not isinstance(error, OSError):
-        return InvalidRequest(f"{name!r} cannot be given these options: {error}")
-    match error.errno:
-        case errno.E2BIG:
-            size = sum(len(os.fsencode(word)) + 1 for word in launch.argv)
-            return InvalidRequest(f"the command line for {name!r} is too long for this host ({size} bytes)")
-        case errno.ENOENT if not os.path.isdir(launch.cwd):  # noqa: PTH112  # a string from the launch
-            text = f"its working directory {launch.cwd!r} is gone"
-        case errno.ENOENT:
-            text = "there is no such file, or not the interpreter that its first line names"
-        case errno.EACCES | errno.EPERM:
-            text = f"the worker's user may not execute it, or not enter {launch.cwd!r}"
-        case errno.ENOEXEC:
-            text = "it is no program: neither a known format nor a first line with #!"
-        case errno.EMFILE | errno.ENFILE:
-            text = "the worker has no file descriptors left (ulimit -n)"
-        case errno.EAGAIN | errno.ENOMEM:
-            text = "the host has no processes or memory left for it"
-        case errno.ENOSPC | errno.EDQUOT:
-            text = "the disk of CLINVK_HOME is full"
-        case _:
-            text = error.strerror or str(error)
-    return StartFailed(f"cannot start {name!r}: {text}", retry_after_s=30)

@@ -192,10 +192,14 @@ def environ(pid: int) -> dict[bytes, bytes]:
     return dict(pair.partition(b"=")[::2] for pair in pairs if pair)
 
 
-def is_of(pid: int, mark: Mark) -> bool:
-    """The environment is asked only where there is no tag: a run within a run has its own."""
-    tag = tag_of(pid)
-    return tag == mark.tag if tag else environ(pid).get(RUN.encode()) == mark.run_id.encode()
+def is_of(pid: int, mark: Mark) -> bool | None:
+    """The environment is asked only where there is no tag: a run within a run has its own. None: it cannot be told
+    now, as of a process that is in the middle of an exec or of its end."""
+    if tag := tag_of(pid):
+        return tag == mark.tag
+    if marks := environ(pid):
+        return marks.get(RUN.encode()) == mark.run_id.encode()
+    return False if _can_tag() else None
 
 
 # -- ending
@@ -245,7 +249,7 @@ def reap(pid: int) -> bool:
 
 def leftovers(mark: Mark, known: Collection[Seen]) -> tuple[list[Seen], bool]:
     """What lives of a run whose child has been reaped, and whether that can be believed: if a dead orphan was
-    reaped, its children may have come in behind the look. Where there is no orphan at all: three microseconds."""
+    reaped, its children may have come in behind the look. Where there is no orphan at all: five microseconds."""
     listed = orphans()
     if not listed:
         return [], True
@@ -258,11 +262,13 @@ def leftovers(mark: Mark, known: Collection[Seen]) -> tuple[list[Seen], bool]:
             believable = False
         elif seen.state in "ZX" and (tag_of(pid) or not _can_tag()) and reap(pid):
             believable = False
-        elif (pid, seen.start) in before or is_of(pid, mark):
+        elif (pid, seen.start) in before or (of := is_of(pid, mark)):
             if seen.state in "ZX" and reap(pid):
                 believable = False
             else:
                 roots.append(seen)
+        elif of is None:
+            believable = False
     return roots + below(seen.pid for seen in roots), believable
 
 

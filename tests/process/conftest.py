@@ -39,7 +39,7 @@ class Pids:
         return {name: int(pid) for name, pid in pairs}
 
     def hold(self, pid: int) -> None:
-        if pid not in self.fds:
+        if pid > 0 and pid not in self.fds:
             with contextlib.suppress(OSError):
                 self.fds[pid] = os.pidfd_open(pid)
 
@@ -82,8 +82,18 @@ def subreaper() -> Iterator[None]:
     tree.become_subreaper()
     before = set(tree.orphans())
     yield
-    left = {pid: tree.look(pid) for pid in set(tree.orphans()) - before}
+    left = still_there(before)
     tree.become_subreaper(on=False)
-    tree.kill([seen for seen in left.values() if seen is not None])
+    tree.kill(left)
     assert not left, f"left behind: {left}"
     assert not tree.own
+
+
+def still_there(before: set[int]) -> list[tree.Seen]:
+    """Orphans that do not end within a moment; those that do are reaped."""
+    deadline = time.monotonic() + 0.5
+    while True:
+        left = [pid for pid in tree.orphans() if pid not in before and not tree.reap(pid)]
+        if not left or time.monotonic() > deadline:
+            return [seen for pid in left if (seen := tree.look(pid)) is not None]
+        select.select([], [], [], 0.002)

@@ -17,7 +17,8 @@ from tests.process.conftest import Pids, until
 from worker import process as module
 from worker import tree
 from worker.backends.base import Exit, Launch
-from worker.process import Process, StartFailed
+from worker.process import Process
+from worker.refusal import StartFailed
 
 pytestmark = pytest.mark.usefixtures("subreaper")
 

@@ -271,7 +271,7 @@ def test_what_a_run_prints_is_bounded():
     with serving(CLINVK_RUNS__MAX_OUTPUT_BYTES="20000") as service:
         base = service.apis[0][1]
 
-        found = prompt(base, WORDS * 10)
+        found = prompt(base, WORDS * 60)
 
         assert found["error_code"] == "output_too_large"
 

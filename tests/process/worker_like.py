@@ -1,0 +1,50 @@
+"""Stands for the Celery process under a warden: argv: FILE, CRASH|STAY|DEAF|EXIT N, a script for a run."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+from worker import tree
+from worker.backends.base import Launch
+from worker.process import Process
+from worker.warden import LIFELINE, watch_lifeline
+
+
+def end_at_once() -> None:
+    tree.end_everything(3.0)
+    os._exit(1)
+
+
+async def carry_out(script: str) -> None:
+    launch = Launch(argv=("/bin/sh", "-c", script), env={"PATH": "/usr/bin:/bin"}, cwd="/tmp", stdin=b"")
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    async with await Process.start(launch, run_id="run_w", instance="ins_w", scratch="/tmp"):
+        await told.wait()
+
+
+def main() -> int:
+    file, what, script = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    tree.become_subreaper()
+    lifeline = int(os.environ.pop(LIFELINE))
+    watch_lifeline(lifeline, end_at_once)
+    if what == "DEAF":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    lives = file.read_text().count("worker") if file.exists() else 0
+    with file.open("a") as out:
+        out.write(f"worker{lives} {os.getpid()}\n")
+    if what == "CRASH":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "EXIT":
+        return 3
+    if what == "DEAF":
+        while True:
+            signal.pause()
+    asyncio.run(carry_out(script))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
