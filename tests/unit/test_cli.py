@@ -94,3 +94,12 @@ def test_config_check_says_ok_and_what_is_not_in_force(clinvk):
 
     assert (code, out) == (0, "ok: no file; defaults and environment only\n")
     assert "server.metrics_enabled is not yet in force" in err
+
+
+def test_an_interrupt_is_no_traceback(clinvk, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load", interrupted)
+
+    assert clinvk("config", "check") == (130, "", "")

@@ -105,6 +105,16 @@ def test_a_wrong_file_is_told_what_is_wrong_and_where(tmp_path, text, said):
     assert "\n" not in message
 
 
+def test_parts_of_a_file_may_be_written_once(tmp_path):
+    text = (
+        "backends:\n  claude: &all {env_passthrough: [A], max_concurrency: 2}\n  codex: {<<: *all, max_concurrency: 3}"
+    )
+
+    codex = with_file(tmp_path, text).config.backend("codex")
+
+    assert (codex.env_passthrough, codex.max_concurrency) == (["A"], 3)
+
+
 @given(st.text(alphabet="ab:{}[]&*!-? \n'\"%@`|>~<#,0123456789.", max_size=60))
 def test_whatever_stands_in_a_file_is_read_or_refused_in_one_line(tmp_path_factory, text):
     message = ""
