@@ -1,5 +1,6 @@
 """The real CLIs through the whole service, against the project's own mock of their vendors' APIs."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -11,9 +12,14 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.ids import new_id
+from shared.redis import connect
+from shared.run import RunSpec
+from shared.store import Limits, create_scripts
+from shared.store.runs import Runs
 from tests.fakes.mockllm import MockLLM
 from tests.system import clis
-from tests.system.service import Service, living, prompt, run, serving, stream, until, whole
+from tests.system.service import Service, ended, living, prompt, run, serving, stream, until, whole
 
 pytestmark = [pytest.mark.clis, pytest.mark.processes]
 
@@ -155,6 +161,40 @@ def test_a_vendors_refusal_is_a_failure_with_its_cause_in_seconds(world, backend
     assert found["error"]
     limit_s = 40 if (backend, code) == ("codex", 500) else 20
     assert time.monotonic() - begun < limit_s
+
+
+@pytest.mark.parametrize("backend", CLIS)
+def test_a_second_turn_holds_the_first_and_counts_its_own_usage(world, backend):
+    first = world.ask(backend, "[[mock:text n=3]] remember the TEAPOT")
+    record = asyncio.run(on_runs(world, lambda runs: runs.get(first["run_id"])))
+    spec = RunSpec(
+        id=new_id("run"),
+        tenant="default",
+        backend=backend,
+        prompt="[[mock:seen]] and now?",
+        session_id=first["session_id"],
+        resume=record.outcome.backend_session_id,
+        prior_usage=record.outcome.usage if backend == "codex" else None,
+    )
+
+    asyncio.run(on_runs(world, lambda runs: runs.add(spec, backend, follower=None, max_depth=10)))
+
+    found = ended(world.base, spec.id)["result"]
+    assert found["exit_code"] == 0, found
+    told = json.loads(found["output"])
+    assert any("remember the TEAPOT" in text for text in told["users"])
+    assert "and now?" in told["users"][-1]
+    assert found["token_usage"]["output_tokens"] == 1
+    assert found["token_usage"]["input_tokens"] <= 110
+
+
+async def on_runs(world: World, ask: Any) -> Any:
+    redis = connect(world.service.redis.url)
+    try:
+        return await ask(Runs(create_scripts(redis, Limits(lease_s=4))))
+    finally:
+        await redis.aclose()
+        await redis.connection_pool.disconnect()
 
 
 @pytest.mark.parametrize("backend", CLIS)
