@@ -1,6 +1,5 @@
 """`clinvk serve` on one machine: up in seconds with nothing installed, and gone as a whole, whichever part dies."""
 
-import os
 import shutil
 import signal
 import tempfile
@@ -129,8 +128,8 @@ def test_it_waits_for_what_runs_and_a_second_signal_does_not(laptop):
     base = laptop.start()
     submit(base, "stay", "--hang")
     laptop.procs[1].send(signal.SIGTERM)
+    until(lambda: httpx.get(base + "/health").json()["status"] == "degraded")  # it has begun to end
     laptop.procs[1].send(signal.SIGTERM)
-    os.kill(laptop.procs[1].pid, signal.SIGTERM)
     laptop.procs[1].wait(15)
     until(laptop.gone, 5)
 
