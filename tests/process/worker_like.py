@@ -27,6 +27,7 @@ async def carry_out(script: str) -> None:
 
 def main() -> int:
     file, what, script = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     tree.become_subreaper()
     lifeline = int(os.environ.pop(LIFELINE))
     watch_lifeline(lifeline, end_at_once)
