@@ -10,8 +10,8 @@ def say(name: str, file: Path) -> str:
 
 
 def stay(name: str, file: Path) -> str:
-    """Shell, for `sh -c '…'`: tells its pid and stays, whatever it is told except SIGKILL."""
-    return f'trap "" TERM INT HUP; {say(name, file)}; while :; do /bin/sleep 300; done'
+    """Shell, for `sh -c '…'`: tells its pid and stays, whatever it is told except SIGKILL. One process."""
+    return f'trap "" TERM INT HUP; {say(name, file)}; exec /bin/sleep 300'
 
 
 def tool(name: str, file: Path) -> str:
