@@ -16,7 +16,7 @@ from tests.system.service import Service, children, kill_pid, living, prompt, st
 from tests.system.test_family import Laptop
 
 STUB = ["/bin/sh", str(Path(__file__).parent / "stub.sh")]
-TICKER = [sys.executable, "-I", "-S", str(Path(__file__).parent / "ticker.py")]
+TICKER = ["/usr/bin/perl", str(Path(__file__).parent / "ticker.pl")]  # light: five hundred run at once
 ROWS: list[tuple[str, str, str, str]] = []
 
 
@@ -191,7 +191,11 @@ def main() -> int:
     with_service(
         quick | stub | {"CLINVK_WORKER__CONCURRENCY": "32"}, lambda _, b: (asyncio.run(first_event(b)), throughput(b))
     )
-    ticking = {"CLINVK_BACKENDS__ECHO__COMMAND": json.dumps([*TICKER, "100"]), "CLINVK_WORKER__CONCURRENCY": "500"}
+    ticking = {
+        "CLINVK_BACKENDS__ECHO__COMMAND": json.dumps([*TICKER, "100"]),
+        "CLINVK_WORKER__CONCURRENCY": "500",
+        "CLINVK_WORKER__LEASE_SECS": "10",
+    }
     with_service(quick | ticking, lambda _, b: events(b))
     plain = quick | {"CLINVK_WORKER__CONCURRENCY": "120"}
     with_service(plain, lambda s, b: (memory(s, b), idle_streams(s, b), hang_up(b), dead_worker(s, b)))
