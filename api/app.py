@@ -19,7 +19,7 @@ from shared.config import Config
 from shared.dispatch import Dispatch
 from shared.errors import ClinvkError
 from shared.ids import new_id
-from shared.redis import connect
+from shared.redis import Redis
 from shared.store import Limits, create_scripts
 from shared.store.events import Events
 from shared.store.followers import Followers
@@ -63,7 +63,7 @@ def create_app(config: Config, keys: Sequence[Key]) -> App:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        redis = connect(config.redis.url or "")
+        redis = Redis(config.redis.url or "")
         scripts = create_scripts(redis, limits_of(config))
         runs, hosts, events = Runs(scripts), Hosts(scripts), Events(scripts)
         api = new_id("api")
@@ -82,7 +82,6 @@ def create_app(config: Config, keys: Sequence[Key]) -> App:
                 await asyncio.gather(sweeping, return_exceptions=True)
                 await context.close()
         await redis.aclose()
-        await redis.connection_pool.disconnect()
 
     litestar = Litestar(
         route_handlers=[native.router, health.health, openapi.openapi_json, openapi.docs, openapi.docs_asset],

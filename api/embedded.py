@@ -18,11 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from redis.exceptions import RedisError
-
 from shared.errors import ConfigError, StoreUnavailable
 from shared.host import Instance
-from shared.redis import connect
+from shared.redis import Redis
 from shared.store import Limits, create_scripts
 from shared.store.hosts import Hosts
 
@@ -112,21 +110,20 @@ class Family:
 
     async def wait_server(self) -> None:
         """Returns when the server answers. Raises: ConfigError with its log's end where it does not."""
-        redis = connect(self.url)
+        redis = Redis(self.url)
         try:
             async with asyncio.timeout(_READY_WITHIN_S):
                 while True:
                     if self._server is None or self._server.poll() is not None:
                         raise ConfigError("the private Redis server did not start" + self._log_end())
-                    with contextlib.suppress(RedisError, OSError):
-                        if (self._sockets / "redis.sock").exists() and await redis.ping():
+                    with contextlib.suppress(StoreUnavailable):
+                        if (self._sockets / "redis.sock").exists() and await redis("PING"):
                             return
                     await asyncio.sleep(0.005)
         except TimeoutError:
             raise ConfigError("the private Redis server is not ready" + self._log_end()) from None
         finally:
             await redis.aclose()
-            await redis.connection_pool.disconnect()
 
     def _log_end(self) -> str:
         path = (self._home / "redis" if self.persistent else self._sockets) / "redis.log"
@@ -136,7 +133,7 @@ class Family:
 
     async def wait_worker(self, limits: Limits) -> Instance:
         """Returns when the worker has announced itself. Raises: ConfigError."""
-        redis = connect(self.url)
+        redis = Redis(self.url)
         hosts = Hosts(create_scripts(redis, limits))
         try:
             async with asyncio.timeout(_READY_WITHIN_S):
@@ -153,7 +150,6 @@ class Family:
             raise ConfigError(f"the worker was not ready within {_READY_WITHIN_S:g} s") from None
         finally:
             await redis.aclose()
-            await redis.connection_pool.disconnect()
 
     def watch(self, on_death: "asyncio.Future[str]") -> None:
         """Sets the future to the name of the first child that dies."""

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from shared import names
 from shared.errors import LogExpired, NotFound, StoreUnavailable
 from shared.event import is_last
-from shared.redis import Client
+from shared.redis import Redis
 from shared.store.events import Events
 from shared.store.followers import Followers
 
@@ -141,7 +141,7 @@ class Follower:
 class Relay:
     """Owned by the app: `async with relay`. `api` is this process' id, `listening` is set while it is subscribed."""
 
-    def __init__(self, redis: Client, events: Events, followers: Followers, api: str) -> None:
+    def __init__(self, redis: Redis, events: Events, followers: Followers, api: str) -> None:
         self.api = api
         self.events = events
         self._redis = redis
@@ -226,20 +226,14 @@ class Relay:
         channel = names.live(self.api)
         while True:
             try:
-                async with self._redis.pubsub() as pubsub:
-                    await pubsub.subscribe(channel)
-                    while True:
-                        # A limit, so that a silent socket is not taken for a dead one by the client's own timeout.
-                        message = await pubsub.get_message(timeout=2.0)
-                        if message is None:
-                            continue
-                        if message["type"] == "message":
-                            self._hear(message["data"])
-                        elif message["type"] == "subscribe":  # the first time, or anew after a lost connection
-                            self._listening.set()
-                            for group in self._local.values():
-                                for follower in group:
-                                    follower.fall_behind()
+                async for payload in self._redis.subscribe(channel):
+                    if payload is not None:
+                        self._hear(payload)
+                        continue
+                    self._listening.set()
+                    for group in self._local.values():
+                        for follower in group:
+                            follower.fall_behind()
             except (RedisError, OSError) as error:
                 _log.warning("live events interrupted: %s", type(error).__name__)
                 await asyncio.sleep(0.2)

@@ -1,40 +1,201 @@
-"""Connections to Redis, and the one place that firms the client's loose types."""
+"""The way to Redis, and the one place that firms the client library's loose types."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import redis.asyncio as aio
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.errors import StoreUnavailable
 
-Client = aio.Redis
 Arg = str | bytes | int | float
+Command = Sequence[Arg]
 
 # redis-py 8 speaks RESP3 unless told otherwise; RESP2 costs a third of the CPU and its replies are what we parse.
 _PROTOCOL = 2
+_AGAIN_S = (0.05, 0.1, 0.2, 0.4, 0.5)  # between attempts; all that is sent may be sent twice
+_LOST = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError)
+_QUIET_S = 2.0
 
 
-def connect(url: str, *, max_connections: int = 64, timeout_s: float = 5.0) -> Client:
-    """A client with a pool that waits for a free connection; nothing is connected yet.
+class Redis:
+    """All commands of a process share one connection, many under way at once; redis-py makes it, anew when it breaks.
 
-    `url`: redis://, rediss://, unix:// or redis+socket:// (Celery's word for unix://).
+    A connection for each command that is under way, as the library's own client has it, costs five times the CPU.
+    `url`: redis://, rediss://, unix:// or redis+socket:// (Celery's word for unix://). Nothing is connected yet.
     """
-    pool = aio.BlockingConnectionPool.from_url(
-        url.replace("redis+socket://", "unix://", 1),
-        protocol=_PROTOCOL,
-        max_connections=max_connections,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        # Every script may be sent twice, so that a lost answer is no harm.
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 4),
-        retry_on_error=[ConnectionError],
-    )
-    return aio.Redis.from_pool(pool)
+
+    def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
+        self._timeout_s = timeout_s
+        self._pool = aio.ConnectionPool.from_url(
+            url.replace("redis+socket://", "unix://", 1),
+            protocol=_PROTOCOL,
+            socket_timeout=None,  # which would be paid for with each command; `_Link` watches
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._link: _Link | None = None
+        self._connecting = asyncio.Lock()
+
+    async def __call__(self, *command: Arg) -> Any:
+        """The reply, bytes as they came. Raises: StoreUnavailable."""
+        return (await self.all([command]))[0]
+
+    async def all(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies of several commands sent at once. Raises: StoreUnavailable."""
+        try:
+            return await self.raw(commands)
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+
+    async def raw(self, commands: Sequence[Command]) -> list[Any]:
+        """As `all`. Raises: the library's own errors, once all attempts have failed."""
+        give_up = asyncio.get_running_loop().time() + self._timeout_s
+        for wait_s in _AGAIN_S:
+            try:
+                return await (await self._connected()).send(commands)
+            except _LOST:
+                if asyncio.get_running_loop().time() + wait_s > give_up:
+                    raise
+            await asyncio.sleep(wait_s)
+        return await (await self._connected()).send(commands)
+
+    async def _connected(self) -> "_Link":
+        if self._link is not None and not self._link.broken:
+            return self._link
+        async with self._connecting:
+            if self._link is None or self._link.broken:
+                connection = self._pool.make_connection()
+                await connection.connect()
+                self._link = _Link(connection, self._timeout_s)
+        return self._link
+
+    async def subscribe(self, channel: str) -> AsyncIterator[bytes | None]:
+        """The messages of a channel, for ever. None: it is subscribed from now on, what came before may be missed.
+
+        Raises: the library's own errors, or OSError, when the connection is lost; ask again.
+        """
+        connection = self._pool.make_connection()
+        try:
+            await connection.connect()
+            await connection.send_command("SUBSCRIBE", channel)
+            asked = False
+            while True:
+                reply = await connection.read_response(timeout=_QUIET_S if not asked else self._timeout_s)
+                if reply is not None:
+                    asked = False
+                    if reply[0] == b"message":
+                        yield reply[2]
+                    elif reply[0] == b"subscribe":
+                        yield None
+                elif asked:
+                    raise RedisTimeoutError("no answer on a subscribed connection")
+                else:  # a half-open one would be silent for ever
+                    await connection.send_command("PING")
+                    asked = True
+        finally:
+            await connection.disconnect(nowait=True)
+
+    async def aclose(self) -> None:
+        if self._link is not None:
+            await self._link.close()
+
+
+class _Link:
+    """One connection: commands go out as they come, replies come back in the same order."""
+
+    def __init__(self, connection: Any, timeout_s: float) -> None:
+        self.broken = False
+        self._connection = connection
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._reader = self._loop.create_task(self._read(), name="redis")
+        self._timer = self._loop.call_later(1.0, self._watch)
+
+    async def send(self, commands: Sequence[Command]) -> list[Any]:
+        if self.broken or not self._connection.is_connected:  # which would connect anew by itself
+            raise RedisConnectionError("the connection was lost")
+        packed: list[bytes] = []
+        futures: list[asyncio.Future[Any]] = []
+        now = self._loop.time()
+        for command in commands:
+            packed += self._connection.pack_command(*command)
+        for _ in commands:
+            future = self._loop.create_future()
+            futures.append(future)
+            self._asked.append((future, now))
+        try:
+            # Written before this first waits, so that the order of the futures is that of the commands.
+            await self._connection.send_packed_command(packed, check_health=False)
+        except BaseException as error:
+            # Cancelled while the socket was full: what is written is written, its replies find nobody.
+            if not isinstance(error, asyncio.CancelledError) or not self._connection.is_connected:
+                self._break(error if isinstance(error, Exception) else RedisConnectionError("interrupted"))
+            for future in futures:
+                _forget(future)
+            raise
+        try:
+            return [await future for future in futures]
+        finally:
+            for future in futures:
+                _forget(future)
+
+    async def _read(self) -> None:
+        connection, asked = self._connection, self._asked
+        while True:
+            reply: Any
+            try:
+                reply = await connection.read_response(timeout=math.inf)
+            except ResponseError as error:
+                reply = error
+            except (RedisError, OSError) as error:
+                self._break(error)
+                return
+            future = asked.popleft()[0]
+            if future.done():  # its caller was cancelled
+                continue
+            if isinstance(reply, Exception):
+                future.set_exception(reply)
+                if isinstance(reply, ReadOnlyError):  # it is a replica now
+                    self._break(reply)
+            else:
+                future.set_result(reply)
+
+    def _watch(self) -> None:
+        self._timer = self._loop.call_later(1.0, self._watch)
+        if self._asked and self._loop.time() - self._asked[0][1] > self._timeout_s:
+            self._break(RedisTimeoutError(f"no reply within {self._timeout_s:g} s"))
+
+    def _break(self, error: Exception) -> None:
+        self.broken = True
+        self._timer.cancel()
+        while self._asked:
+            future = self._asked.popleft()[0]
+            if not future.done():
+                future.set_exception(RedisConnectionError(f"the connection was lost: {type(error).__name__}"))
+        self._reader.cancel()  # in whose end the connection is closed
+
+    async def close(self) -> None:
+        self._break(RedisConnectionError("closed"))
+        await asyncio.gather(self._reader, return_exceptions=True)
+        await self._connection.disconnect(nowait=True)
+
+
+def _forget(future: "asyncio.Future[Any]") -> None:
+    if future.done():
+        if not future.cancelled():
+            future.exception()  # it has been seen
+    else:
+        future.cancel()
 
 
 class Scripts:
@@ -43,10 +204,10 @@ class Scripts:
     Raises: StoreUnavailable for whatever Redis or the way to it does wrong.
     """
 
-    def __init__(self, redis: Client, folder: Path, constants: Mapping[str, str]) -> None:
+    def __init__(self, redis: Redis, folder: Path, constants: Mapping[str, str]) -> None:
         self.redis = redis
         self._sources: dict[str, str] = {}
-        self._shas: dict[str, str] = {}
+        self._shas: dict[str, bytes] = {}
         lib = (folder / "lib.lua").read_text()
         for name, value in constants.items():
             lib = lib.replace(f"@{name}@", value)
@@ -59,11 +220,12 @@ class Scripts:
             sha = self._shas.get(name)
             if sha is not None:
                 try:
-                    return await self.redis.evalsha(sha, 0, *args)
+                    return (await self.redis.raw([("EVALSHA", sha, 0, *args)]))[0]
                 except NoScriptError:  # Redis was restarted
                     pass
-            self._shas[name] = await self.redis.script_load(self._sources[name])
-            return await self.redis.evalsha(self._shas[name], 0, *args)
+            (sha,) = await self.redis.raw([("SCRIPT", "LOAD", self._sources[name])])
+            self._shas[name] = sha
+            return (await self.redis.raw([("EVALSHA", sha, 0, *args)]))[0]
         except (RedisError, OSError) as error:
             raise unavailable(error) from error
 

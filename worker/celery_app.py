@@ -12,13 +12,9 @@ from kombu import Exchange, Queue
 
 from shared import names
 
-# Above any run's length: a message that is not acknowledged is not to be given to a second worker while the first
-# lives. Whether a run may be started again is decided by its record alone.
-_VISIBILITY_S = 7 * 24 * 3600
-
 
 class _Channel(kombu.transport.redis.Channel):  # type: ignore[misc]  # kombu ships no types
-    """Keeps its client: stock kombu 5.7 makes a new one for each message and each ack."""
+    """Keeps its client: stock kombu 5.7 makes a new one for each message."""
 
     _kept: Any = None
 
@@ -56,10 +52,9 @@ def create_celery(
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "visibility_timeout": _VISIBILITY_S,
-            "unacked_key": names.UNACKED,
-            "unacked_index_key": names.UNACKED_INDEX,
-            "unacked_mutex_key": names.UNACKED_MUTEX,
+            # Otherwise kombu writes each message into Redis a second time until it is acknowledged, half of its work,
+            # to give it to another worker later. Here a message is a hint at a record, and the sweep gives another.
+            "ack_emulation": False,
             "socket_keepalive": not url.startswith("unix:"),
         },
         task_queues=[Queue(name, Exchange("", type="direct"), routing_key=name) for name in queues],

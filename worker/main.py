@@ -21,7 +21,7 @@ from shared import log, names
 from shared.config import Config
 from shared.config_sources import load
 from shared.ids import new_id
-from shared.redis import connect
+from shared.redis import Redis
 from shared.run import Failure
 from shared.store import Limits as StoreLimits
 from shared.store import create_scripts
@@ -51,7 +51,7 @@ class Side:
         self.ready = threading.Event()
         self._stopping: concurrent.futures.Future[None] | None = None
         url = config.redis.url or ""
-        self._redis = connect(url)
+        self._redis = Redis(url)
         scripts = create_scripts(
             self._redis,
             StoreLimits(
@@ -116,7 +116,6 @@ class Side:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._announcer.retire()
         await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
 
     def _alone(self) -> bool:
         """Whether no other worker process shares this CLINVK_HOME; the first one holds the lock while it lives."""
@@ -132,12 +131,9 @@ class Side:
         decode = msgspec.json.Decoder(Failure).decode
         while True:
             try:
-                async with self._redis.pubsub() as pubsub:
-                    await pubsub.subscribe(names.orders(self.instance))
-                    while True:
-                        message = await pubsub.get_message(timeout=2.0)
-                        if message is not None and message["type"] == "message":
-                            self.runner.order(message["data"], decode)
+                async for payload in self._redis.subscribe(names.orders(self.instance)):
+                    if payload is not None:  # what was missed, the next renewal of the leases tells
+                        self.runner.order(payload, decode)
             except (RedisError, OSError) as error:
                 _log.warning("orders interrupted: %s", type(error).__name__)
                 await asyncio.sleep(0.2)

@@ -61,7 +61,7 @@ class Stage:
             raise BackendUnavailable(f"{spec.backend} is not installed on this host", retry_after_s=30)
         config = self._config.backend(spec.backend)
         self._hold_ceilings(spec, config)
-        place = self.workspaces.make(spec.id, spec.session_id, spec.workdir, spec.add_dirs)
+        place = self.workspaces.make(spec.id, spec.session_id, spec.workdir, spec.add_dirs, own_home=backend.own_home)
         try:
             settings = self._settings(config, command)
             env = self._env(backend, config, f"{place.scratch}/tmp")
@@ -125,6 +125,7 @@ class Stage:
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    # A session's HOME has been in the hands of the CLI: what lies there may be a link to somewhere else.
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(content)

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from shared import queue
-from shared.redis import Client, Scripts
+from shared.redis import Redis, Scripts
 
 _LUA = Path(__file__).parent / "lua"
 
@@ -18,7 +18,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_events: int = 10_000
 
 
-def create_scripts(redis: Client, limits: Limits) -> Scripts:
+def create_scripts(redis: Redis, limits: Limits) -> Scripts:
     return Scripts(
         redis,
         _LUA,

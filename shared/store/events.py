@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from redis.exceptions import RedisError
 
 from shared import names
 from shared.errors import LogExpired
-from shared.redis import Arg, Scripts, text, unavailable
+from shared.redis import Arg, Scripts, text
 
 
 class Batch(msgspec.Struct):
@@ -37,21 +36,12 @@ class Events:
 
         Raises: LogExpired where some of them have been trimmed.
         """
-        try:
-            rows: Any = await self._redis.xrange(names.events(run_id), min=f"0-{after + 1}", count=count)
-        except (RedisError, OSError) as error:
-            raise unavailable(error) from error
+        rows: Any = await self._redis("XRANGE", names.events(run_id), f"0-{after + 1}", "+", "COUNT", count)
         if rows and int(text(rows[0][0]).partition("-")[2]) != after + 1:
             raise LogExpired(f"the events of {run_id} up to {text(rows[0][0]).partition('-')[2]} are no longer kept")
-        return [row[1][b"e"] for row in rows]
+        return [row[1][1] for row in rows]
 
     async def ends(self, run_ids: Sequence[str]) -> list[int | None]:
         """The sequence of each run's last event; None for a run that is gone."""
-        try:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for run_id in run_ids:
-                    pipe.hget(names.run(run_id), "seq")
-                rows = await pipe.execute()
-        except (RedisError, OSError) as error:
-            raise unavailable(error) from error
+        rows = await self._redis.all([("HGET", names.run(run_id), "seq") for run_id in run_ids])
         return [None if row is None else int(row) for row in rows]

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from redis.exceptions import RedisError
 
 from shared import names
 from shared.host import BackendState, Instance, Readiness
-from shared.redis import Arg, Scripts, texts, unavailable
+from shared.redis import Arg, Scripts, texts
 
 _decode = msgspec.json.Decoder(Instance).decode
 _encode = msgspec.json.Encoder().encode
@@ -30,11 +29,8 @@ class Hosts:
 
     async def list(self) -> list[Instance]:
         """The live instances, by host and id."""
-        try:
-            ids = texts(await self._redis.zrange(names.INSTANCES, 0, -1))
-            rows = await self._redis.mget([names.instance(i) for i in ids]) if ids else []
-        except (RedisError, OSError) as error:
-            raise unavailable(error) from error
+        ids = texts(await self._redis("ZRANGE", names.INSTANCES, 0, -1))
+        rows = await self._redis("MGET", *[names.instance(i) for i in ids]) if ids else []
         return sorted((_decode(row) for row in rows if row is not None), key=lambda i: (i.host, i.id))
 
 

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
-from redis.exceptions import RedisError
 
 from shared import event, names
 from shared.errors import QueueFull
-from shared.redis import Scripts, text, texts, unavailable
+from shared.redis import Scripts, text, texts
 from shared.run import Failure, Outcome, Run, RunSpec, Status
 
 _encode = msgspec.json.Encoder().encode
@@ -126,40 +125,26 @@ class Runs:
         return (await self.get_many([run_id]))[0]
 
     async def get_many(self, run_ids: Sequence[str]) -> list[Run | None]:
-        if not run_ids:
-            return []
-        try:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for run_id in run_ids:
-                    pipe.hmget(names.run(run_id), _FIELDS)
-                rows = await pipe.execute()
-        except (RedisError, OSError) as error:
-            raise unavailable(error) from error
-        return [_run(row) for row in rows]
+        return [_run(row) for row in await self._redis.all([("HMGET", names.run(i), *_FIELDS) for i in run_ids])]
 
     async def list(self, tenant: str, *, limit: int, offset: int) -> tuple[list[Run], int]:
         """The newest first, and how many there are. Records that have expired are left out and forgotten."""
         name = names.runs(tenant)
-        try:
-            ids = texts(await self._redis.zrevrange(name, offset, offset + limit - 1))
-            total = int(await self._redis.zcard(name))
-            runs = await self.get_many(ids)
-            gone = [i for i, run in zip(ids, runs, strict=True) if run is None]
-            if gone:
-                await self._redis.zrem(name, *gone)
-        except (RedisError, OSError) as error:
-            raise unavailable(error) from error
+        found, total = await self._redis.all(
+            [("ZREVRANGE", name, offset, offset + limit - 1), ("ZCARD", name)],
+        )
+        ids = texts(found)
+        runs = await self.get_many(ids)
+        gone = [i for i, run in zip(ids, runs, strict=True) if run is None]
+        if gone:
+            await self._redis("ZREM", name, *gone)
         return [run for run in runs if run is not None], total - len(gone)
 
     async def counts(self) -> dict[str, int]:
         """How many runs wait, are queued, are running."""
-        try:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for name in (names.WAITING, names.QUEUED, names.RUNNING):
-                    pipe.zcard(name)
-                waiting, queued, running = await pipe.execute()
-        except (RedisError, OSError) as error:
-            raise unavailable(error) from error
+        waiting, queued, running = await self._redis.all(
+            [("ZCARD", name) for name in (names.WAITING, names.QUEUED, names.RUNNING)]
+        )
         return {"waiting": waiting, "queued": queued, "running": running}
 
 

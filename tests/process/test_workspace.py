@@ -51,7 +51,7 @@ def test_a_run_without_a_workdir_gets_fresh_private_directories_and_leaves_none(
     place = spaces.make("run_1", None, None)
 
     run = spaces.home / "runs" / "run_1"
-    assert (place.cwd, place.scratch, place.own_home) == (f"{run}/work", f"{run}/scratch", f"{run}/home")
+    assert (place.cwd, place.scratch, place.own_home) == (f"{run}/work", str(run), f"{run}/home")
     assert place.home == str(user_home)
     assert {mode(path) for path in (run, place.cwd, place.scratch, f"{place.scratch}/tmp", place.own_home)} == {0o700}
     assert os.listdir(place.cwd) == os.listdir(place.own_home) == []
@@ -122,12 +122,13 @@ def test_removal_follows_no_link(spaces: Workspaces, base: Path):
     place = spaces.make("run_1", None, None)
     (Path(place.cwd) / "link").symlink_to(precious)
     (Path(place.own_home) / "file").symlink_to(precious / "file")
-    os.rename(place.scratch, place.scratch + "-away")
-    os.symlink(precious, place.scratch)
+    os.rename(place.cwd, place.cwd + "-away")
+    os.symlink(precious, place.cwd)
 
     spaces.remove("run_1")
 
     assert (precious / "file").read_text() == "kept"
+    assert (precious / "tmp").is_dir()
     assert (precious / "tmp").is_dir()
     assert os.listdir(spaces.home / "runs") == os.listdir(spaces.home / "trash") == []
 

@@ -1,12 +1,12 @@
 """The store's tests run against fakeredis where speed counts and a real server always."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import fakeredis
 import pytest
 
-from shared.redis import Client, connect
+from shared.redis import Command, Redis
 from tests.servers import RedisServer
 
 
@@ -17,18 +17,32 @@ def server() -> Iterator[RedisServer]:
     server.close()
 
 
+class FakeRedis(Redis):
+    """The same commands, answered within this process."""
+
+    def __init__(self, server: fakeredis.FakeServer) -> None:
+        self._client = fakeredis.FakeAsyncRedis(server=server)
+        self._client.response_callbacks.clear()  # replies as they come over the wire
+
+    async def raw(self, commands: Sequence[Command]) -> list[Any]:
+        return [await self._client.execute_command(*command) for command in commands]
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.redis)])
 def make_redis(request: pytest.FixtureRequest) -> Any:
     """A factory of clients, called inside a test's own loop, on an empty database."""
     if request.param == "fake":
         fake = fakeredis.FakeServer()
-        return lambda: fakeredis.FakeAsyncRedis(server=fake)
+        return lambda: FakeRedis(fake)
     server = request.getfixturevalue("server")
     client = server.client()
     client.flushall()
     client.close()
 
-    def make() -> Client:
-        return connect(server.url)
+    def make() -> Redis:
+        return Redis(server.url)
 
     return make

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from shared.ids import new_id
-from shared.redis import connect
+from shared.redis import Redis
 from shared.run import RunSpec
 from shared.store import Limits, create_scripts
 from shared.store.runs import Runs
@@ -189,12 +189,11 @@ def test_a_second_turn_holds_the_first_and_counts_its_own_usage(world, backend):
 
 
 async def on_runs(world: World, ask: Any) -> Any:
-    redis = connect(world.service.redis.url)
+    redis = Redis(world.service.redis.url)
     try:
         return await ask(Runs(create_scripts(redis, Limits(lease_s=4))))
     finally:
         await redis.aclose()
-        await redis.connection_pool.disconnect()
 
 
 @pytest.mark.parametrize("backend", CLIS)

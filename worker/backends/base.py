@@ -19,7 +19,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """The directories of one run on this host; all exist and all but a caller's `workdir` are private (0700)."""
 
     cwd: str  # where the CLI works: the caller's workdir, the session's or a fresh one
-    scratch: str  # removed after the run: files for the CLI, its TMPDIR below `tmp`
+    scratch: str  # removed after the run: files for the CLI, its TMPDIR is `tmp` below it
     home: str  # the operator's HOME, where claude and codex have their login
     own_home: str  # a HOME of the run's or session's own, empty at first (gemini)
     add_dirs: tuple[str, ...] = ()  # resolved and allowed
@@ -86,6 +86,7 @@ class Backend(abc.ABC):
     default_command: tuple[str, ...]
     npm_package: str | None = None  # its version is read from the package.json beside the binary
     vendor_env: tuple[str, ...] = ()
+    own_home = False  # whether it works in a HOME of the run's or session's own
 
     @abc.abstractmethod
     def capabilities(self, *, as_root: bool) -> Capabilities: ...

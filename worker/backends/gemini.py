@@ -22,6 +22,7 @@ _RETRY_GAP_S = 0.5
 
 class Gemini(Backend):
     name = "gemini"
+    own_home = True
     default_command = ("gemini",)
     npm_package = "@google/gemini-cli"
     vendor_env = ("GEMINI_API_KEY", "GOOGLE_*")
