@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+import uvloop
 
 from api.app import App, create_app, limits_of
 from api.embedded import Family
@@ -56,7 +57,8 @@ def serve(argv: Sequence[str]) -> int:
     if not loaded.config.redis.url:
         family = _family(loaded, args.config)
         family.start_server()  # before any thread: it dies with the thread that started it
-    return asyncio.run(_serve(loaded, keys, family))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(loaded, keys, family))
 
 
 def _family(loaded: Loaded, file: Path | None) -> Family:

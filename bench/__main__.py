@@ -1,17 +1,19 @@
 """Each budget beside a direct start of the same stub CLI, in one run, as a table with ratios."""
 
-import asyncio
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
+from bench.load import post
 from tests.system.service import Service, children, kill_pid, living, prompt, stream, until
 from tests.system.test_family import Laptop
 
@@ -48,21 +50,26 @@ def direct() -> float:
 BODY = {"backend": "echo", "prompt": "hello\n", "output_format": "stream-json", "ephemeral": True}
 
 
-async def through(client: httpx.AsyncClient, base: str) -> float:
-    """Seconds from the request to the first event."""
+def through(caller: socket.socket, request: bytes) -> float:
+    """Seconds from the request to the first event, on a plain socket: a client library's own time is not ours."""
     begun = time.perf_counter()
+    caller.sendall(request)
+    got = b""
     took = 0.0
-    async with client.stream("POST", base + "/api/v1/prompt", json=BODY) as answer:
-        async for _ in answer.aiter_bytes():
-            took = took or time.perf_counter() - begun
+    while b"\r\n0\r\n\r\n" not in got:
+        got += caller.recv(65536)
+        if not took and b'{"type":' in got:
+            took = time.perf_counter() - begun
+    assert b'"type":"done"' in got, got
     return took
 
 
-async def first_event(base: str) -> None:
-    async with httpx.AsyncClient(timeout=60) as client:
+def first_event(base: str) -> None:
+    request = post(base, BODY)
+    with socket.create_connection(("127.0.0.1", urlsplit(base).port or 0)) as caller:
         for _ in range(30):
-            await through(client, base)
-        pairs = [(await asyncio.to_thread(direct), await through(client, base)) for _ in range(300)]
+            through(caller, request)
+        pairs = [(direct(), through(caller, request)) for _ in range(300)]
     plain = [d for d, _ in pairs]
     added = [(t - statistics.median(plain)) * 1000 for _, t in pairs]
     p50, p99 = statistics.median(added), quantile(added, 0.99)
@@ -188,9 +195,7 @@ GRACE_S = 0.5
 def main() -> int:
     quick = {"CLINVK_SERVER__HANGUP_GRACE_SECS": str(GRACE_S), "CLINVK_LOG__LEVEL": "warning"}
     stub = {"CLINVK_BACKENDS__ECHO__COMMAND": json.dumps(STUB)}
-    with_service(
-        quick | stub | {"CLINVK_WORKER__CONCURRENCY": "32"}, lambda _, b: (asyncio.run(first_event(b)), throughput(b))
-    )
+    with_service(quick | stub | {"CLINVK_WORKER__CONCURRENCY": "32"}, lambda _, b: (first_event(b), throughput(b)))
     ticking = {
         "CLINVK_BACKENDS__ECHO__COMMAND": json.dumps([*TICKER, "100"]),
         "CLINVK_WORKER__CONCURRENCY": "500",

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 _BODY = {"backend": "echo", "prompt": "hello\n", "ephemeral": True}
 
 
-def _post(base: str, body: dict[str, object]) -> bytes:
+def post(base: str, body: dict[str, object]) -> bytes:
     data = json.dumps(body).encode()
     host = urlsplit(base).netloc
     head = f"POST /api/v1/prompt HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
@@ -18,7 +18,7 @@ def _post(base: str, body: dict[str, object]) -> bytes:
 async def main(base: str, seconds: float, callers: int) -> float:
     """Answered runs a second; every answer must be a success."""
     port = urlsplit(base).port
-    request = _post(base, _BODY)
+    request = post(base, _BODY)
     stop = time.perf_counter() + seconds
 
     async def call() -> int:
@@ -43,7 +43,7 @@ async def follow(base: str, count: int) -> str:
     """Each event's time from its word's being said to its arrival, over many streams at once."""
     port = urlsplit(base).port
     lags: list[float] = []
-    request = _post(base, {**_BODY, "output_format": "stream-json"})
+    request = post(base, {**_BODY, "output_format": "stream-json"})
 
     async def one(number: int) -> int:
         await asyncio.sleep(number * 0.01)  # five seconds for all to begin, so that starting is not measured
