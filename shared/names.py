@@ -46,9 +46,6 @@ APIS = "clinvk:apis"
 SWEPT = "clinvk:swept"
 HOLD = "clinvk:hold"
 
-UNACKED = "clinvk:unacked"
-UNACKED_INDEX = "clinvk:unacked_index"
-UNACKED_MUTEX = "clinvk:unacked_mutex"
 
 TASK = "clinvk.run"  # the one Celery task; its id is the run's id
 EXCHANGE = "clinvk"

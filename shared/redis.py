@@ -73,7 +73,7 @@ class Redis:
             return self._link
         async with self._connecting:
             if self._link is None or self._link.broken:
-                connection = self._pool.make_connection()
+                connection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py: no annotation
                 await connection.connect()
                 self._link = _Link(connection, self._timeout_s)
         return self._link
@@ -83,7 +83,7 @@ class Redis:
 
         Raises: the library's own errors, or OSError, when the connection is lost; ask again.
         """
-        connection = self._pool.make_connection()
+        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py: no annotation
         try:
             await connection.connect()
             await connection.send_command("SUBSCRIBE", channel)

@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import concurrent.futures
 import contextlib
-import fcntl
 import logging
 import os
 import signal
@@ -30,7 +29,7 @@ from shared.store.hosts import Hosts
 from shared.store.runs import Runs
 from shared.sweep import Sweeper
 from worker import tree
-from worker.celery_app import create_celery
+from worker.celery_app import create_worker
 from worker.host import Host, offered
 from worker.live import Publisher
 from worker.runner import Limits, Runner
@@ -102,8 +101,7 @@ class Side:
         self.loop.close()
 
     async def _main(self) -> None:
-        if self._alone():
-            self._stage.workspaces.remove_strays()
+        self._stage.workspaces.claim()
         self._tasks = [
             asyncio.create_task(self._publisher.run(), name="publisher"),
             asyncio.create_task(self.runner.keep_leases(), name="leases"),
@@ -116,16 +114,6 @@ class Side:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._announcer.retire()
         await self._redis.aclose()
-
-    def _alone(self) -> bool:
-        """Whether no other worker process shares this CLINVK_HOME; the first one holds the lock while it lives."""
-        path = self._stage.workspaces.home / "workers.lock"
-        self._lock = path.open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
 
     async def _orders(self) -> None:
         decode = msgspec.json.Decoder(Failure).decode
@@ -177,7 +165,7 @@ class Side:
 def _end_at_once(runner: Runner) -> None:
     """The warden is gone: nothing that this process started may outlive it, and no kill is taken for a CLI's own end."""
     runner.forsake()
-    tree.kill_below(os.getpid(), 3.0)
+    tree.end_everything(3.0)
     os._exit(1)
 
 
@@ -202,20 +190,19 @@ def main(argv: Sequence[str]) -> int:
     if lifeline >= 0:
         watch_lifeline(lifeline, lambda: _end_at_once(side.runner))
     queues = [names.queue(name) for name in backends] + [names.queue(name, side.host) for name in backends]
-    celery = create_celery(config.redis.url or "", queues, side.carry_out, side.on_ready, side.on_stop)
-    side.start()
-    worker = celery.Worker(
+    worker = create_worker(
+        config.redis.url or "",
+        queues,
+        side.carry_out,
+        side.on_ready,
+        side.on_stop,
         hostname=f"{side.instance}@{side.host}",
-        pool_cls="threads",
         concurrency=config.worker.concurrency,
-        without_gossip=True,
-        without_mingle=True,
-        without_heartbeat=True,
-        optimization="fair",
         loglevel=config.log.level.upper(),
     )
+    side.start()
     for number in (signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: None)  # ignored ones would stay so in the CLIs
     worker.start()
     side.close()
     return int(worker.exitcode or 0)

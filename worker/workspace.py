@@ -95,9 +95,7 @@ class Workspaces:
             raise BackendUnavailable(
                 f"cannot make the run's directories on this host: {error.strerror}", retry_after_s=30
             ) from error
-        return Place(
-            cwd=cwd, scratch=base, home=self._operators_home, own_home=f"{kept}/home", add_dirs=dirs
-        )
+        return Place(cwd=cwd, scratch=base, home=self._operators_home, own_home=f"{kept}/home", add_dirs=dirs)
 
     # -- the caller's directories
 
