@@ -16,7 +16,7 @@ import uvloop
 from api.app import App, create_app, limits_of
 from api.embedded import Family
 from api.layers import Key
-from shared import log
+from shared import log, memory
 from shared.config import Config
 from shared.config_sources import Loaded, load, read_keys
 from shared.host import Instance, Readiness
@@ -127,6 +127,7 @@ async def _watched(
     while not server.started and not serving.done():
         await asyncio.sleep(0.005)
     if server.started:
+        memory.settle()
         _say_ready(server, config, family, instance)
     watched: set[asyncio.Future[Any]] = {serving, signalled, death}
     await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)

@@ -34,7 +34,8 @@ class Follower:
         self.run_id = run_id
         self.position = position
         self.ended = False
-        self.heard_at = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()
+        self.heard_at = self._loop.time()
         self._relay = relay
         self._lines: list[bytes] = []
         self._bytes = 0
@@ -43,6 +44,7 @@ class Follower:
         self._again = False  # something came while the stream was being read
         self._gone = False
         self._woken = False
+        self._late = False
         self._wake = asyncio.Event()
 
     async def next(self, wait_s: float) -> list[bytes]:
@@ -53,7 +55,14 @@ class Follower:
         """
         if self.ended:
             return []
-        deadline = asyncio.get_running_loop().time() + wait_s
+        timer = self._loop.call_later(wait_s, self._time_out)
+        try:
+            return await self._next()
+        finally:
+            timer.cancel()
+
+    async def _next(self) -> list[bytes]:
+        self._late = False
         while True:
             if self._behind:
                 lines = await self._catch_up()
@@ -71,12 +80,13 @@ class Follower:
             if self._woken:
                 self._woken = False
                 return []
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
+            if self._late:
                 return []
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._wake.wait()
+            await self._wake.wait()
+
+    def _time_out(self) -> None:
+        self._late = True
+        self._wake.set()
 
     async def _catch_up(self) -> list[bytes]:
         self._again = False
@@ -88,7 +98,7 @@ class Follower:
 
     def hear(self, first: int, lines: list[bytes]) -> None:
         """A live copy came."""
-        self.heard_at = asyncio.get_running_loop().time()
+        self.heard_at = self._loop.time()
         if self._behind:
             self._again = True
             return
@@ -108,7 +118,7 @@ class Follower:
 
     def compare(self, end: int | None) -> None:
         """`end` is the sequence of the stream's last event; None: the run is gone."""
-        self.heard_at = asyncio.get_running_loop().time()
+        self.heard_at = self._loop.time()
         if end is None:
             self._gone = True
             self._wake.set()
@@ -239,13 +249,15 @@ class Relay:
                 await asyncio.sleep(0.2)
 
     def _hear(self, payload: bytes) -> None:
-        header, _, rest = payload.partition(b"\n")
-        run_id, _, first = header.decode().partition(" ")
-        group = self._local.get(run_id)
-        if group:
-            lines = rest.split(b"\n")
-            for follower in group:
-                follower.hear(int(first), lines)
+        lines = payload.split(b"\n")
+        at = 0
+        while at < len(lines):
+            run_id, first, count = lines[at].split(b" ")
+            begin, at = at + 1, at + 1 + int(count)
+            group = self._local.get(run_id.decode())
+            if group:
+                for follower in group:
+                    follower.hear(int(first), lines[begin:at])
 
     async def _keep(self) -> None:
         """Keeps this process' followers counting, and lets no follower miss anything in silence."""

@@ -39,31 +39,63 @@ async def main(base: str, seconds: float, callers: int) -> float:
     return total / (time.perf_counter() - begun)
 
 
-async def follow(base: str, count: int) -> str:
-    """Each event's time from its word's being said to its arrival, over many streams at once."""
+class _Watching(asyncio.Protocol):
+    """Follows one stream and keeps each piece with the time of its arrival; what they say is looked at afterwards."""
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self.pieces: list[tuple[float, bytes]] = []
+        self.over = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.WriteTransport) -> None:
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self.pieces.append((time.time(), data))
+        if data.endswith(b"0\r\n\r\n") and not self.over.done():
+            self.over.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.over.done():
+            self.over.set_result(exc)
+
+    def words(self) -> list[tuple[float, float]]:
+        """When each word was said, and when it arrived."""
+        found = []
+        rest = b""
+        for at, piece in self.pieces:
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                if b'"type":"message"' in line:
+                    found += [(float(word), at) for word in json.loads(line)["content"]["text"].split()]
+        return found
+
+
+async def follow(base: str, count: int, starting_s: float, words: int) -> str:
+    """Each word's time from its being said to its arrival, while all the streams are open and none begins or ends."""
     port = urlsplit(base).port
-    lags: list[float] = []
+    loop = asyncio.get_running_loop()
     request = post(base, {**_BODY, "output_format": "stream-json"})
-
-    async def one(number: int) -> int:
-        await asyncio.sleep(number * 0.01)  # five seconds for all to begin, so that starting is not measured
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request)
-        got = 0
-        while line := await reader.readline():
-            if b'"type":"message"' in line:
-                now = time.time()
-                said = json.loads(line)["content"]["text"].split()
-                got += len(said)
-                lags.extend((now - float(word)) * 1000 for word in said)
-            if b'"type":"done"' in line or b'"type":"error"' in line:
-                break
-        writer.close()
-        return got
-
-    got = sum(await asyncio.gather(*[one(i) for i in range(count)]))
-    lags.sort()
-    return json.dumps({"got": got, "p50": lags[len(lags) // 2], "p99": lags[int(len(lags) * 0.99)]})
+    watching = []
+    for _ in range(count):
+        _, one = await loop.create_connection(lambda: _Watching(request), "127.0.0.1", port)
+        watching.append(one)
+        await asyncio.sleep(starting_s / count)
+    async with asyncio.timeout(120):
+        await asyncio.gather(*[one.over for one in watching])
+    found = [one.words() for one in watching]
+    begun = max(said[0][0] for said in found) + 1
+    ended = min(said[-1][0] for said in found) - 1
+    lags = sorted((at - said) * 1000 for each in found for said, at in each if begun <= said <= ended)
+    return json.dumps(
+        {
+            "lost": count * words - sum(map(len, found)),
+            "rate": len(lags) / (ended - begun),
+            "seconds": ended - begun,
+            "p50": lags[len(lags) // 2],
+            "p99": lags[int(len(lags) * 0.99)],
+        }
+    )
 
 
 async def hold(url: str, count: int) -> None:

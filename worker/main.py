@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import uvloop
 from redis.exceptions import RedisError
 
-from shared import log, names
+from shared import log, memory, names
 from shared.config import Config
 from shared.config_sources import load
 from shared.ids import new_id
@@ -46,7 +47,7 @@ class Side:
         self.config = config
         self.host = config.worker.name or socket.gethostname()
         self.instance = new_id("ins")
-        self.loop = asyncio.new_event_loop()
+        self.loop = uvloop.new_event_loop()
         self.ready = threading.Event()
         self._stopping: concurrent.futures.Future[None] | None = None
         url = config.redis.url or ""
@@ -203,6 +204,7 @@ def main(argv: Sequence[str]) -> int:
     side.start()
     for number in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda *_: None)  # ignored ones would stay so in the CLIs
+    memory.settle()
     worker.start()
     side.close()
     return int(worker.exitcode or 0)

@@ -1,14 +1,15 @@
 -- (id, token, first sequence, count, event…)… -> ids whose attempt is no longer theirs
-local lost = {}
+local lost, mail = {}, {}
 local i = 1
 while i <= #ARGV do
   local id, token, first, count = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
-  local was = redis.call('HMGET', P .. 'run:' .. id, 'status', 'token')
+  local was = redis.call('HMGET', P .. 'run:' .. id, 'status', 'token', 'seq')
   if was[1] == 'running' and was[2] == token then
-    append(id, first, i + 4, count)
+    append(id, tonumber(was[3] or '0'), first, i + 4, count, mail)
   else
     lost[#lost + 1] = id
   end
   i = i + 4 + count
 end
+deliver(mail)
 return lost

@@ -18,19 +18,29 @@ local function final(status)
   return status == 'succeeded' or status == 'failed' or status == 'cancelled'
 end
 
--- Every follower gets a copy: "<run> <first sequence>\n<event>\n<event>…".
-local function publish(id, first, events)
-  local apis = redis.call('SMEMBERS', P .. 'followers:' .. id)
-  if #apis == 0 then return end
-  local payload = id .. ' ' .. int(first) .. '\n' .. table.concat(events, '\n')
-  for _, api in ipairs(apis) do redis.call('PUBLISH', P .. 'live:' .. api, payload) end
+-- Every follower's process gets a copy: "<run> <first sequence> <count>\n<event>\n<event>…". With `mail` (process ->
+-- list of copies) it waits there for `deliver`.
+local function publish(id, first, events, mail)
+  local copy
+  for _, api in ipairs(redis.call('SMEMBERS', P .. 'followers:' .. id)) do
+    copy = copy or (id .. ' ' .. int(first) .. ' ' .. #events .. '\n' .. table.concat(events, '\n'))
+    if not mail then
+      redis.call('PUBLISH', P .. 'live:' .. api, copy)
+    elseif mail[api] then
+      table.insert(mail[api], copy)
+    else
+      mail[api] = { copy }
+    end
+  end
 end
 
--- Appends ARGV[at .. at+count-1] as sequences first.. ; what is there already is passed over, so that a flush
--- whose answer was lost may be sent again.
-local function append(id, first, at, count)
-  local run = P .. 'run:' .. id
-  local seq = tonumber(redis.call('HGET', run, 'seq') or '0')
+local function deliver(mail)
+  for api, copies in pairs(mail) do redis.call('PUBLISH', P .. 'live:' .. api, table.concat(copies, '\n')) end
+end
+
+-- Appends ARGV[at .. at+count-1] as sequences first.. to a run whose last is `seq`; what is there already is passed
+-- over, so that a flush whose answer was lost may be sent again.
+local function append(id, seq, first, at, count, mail)
   local new = {}
   for i = 0, count - 1 do
     local n = first + i
@@ -40,8 +50,8 @@ local function append(id, first, at, count)
     end
   end
   if #new > 0 then
-    redis.call('HSET', run, 'seq', int(first + count - 1))
-    publish(id, first + count - #new, new)
+    redis.call('HSET', P .. 'run:' .. id, 'seq', int(first + count - 1))
+    publish(id, first + count - #new, new, mail)
   end
 end
 
