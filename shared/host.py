@@ -16,12 +16,14 @@ class Capabilities(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """What a CLI really enforces, as its worker knows it; admission refuses the rest.
 
     `modes` maps a sandbox mode ("" for: not asked for) to the approval modes that can be held with it.
-    `options` names the plain options it carries: max_turns, max_tokens, ephemeral, resume, add_dirs, model.
+    `options` names the plain options it carries: max_turns, max_tokens, ephemeral, resume, add_dirs, model, history
+    (with real roles), schema, effort, thinking. `attachments` are patterns (fnmatch) of media types.
     """
 
     modes: dict[str, tuple[str, ...]] = {}
     system_prompt: tuple[str, ...] = ()  # of: replace, append
     options: tuple[str, ...] = ()
+    attachments: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()  # the flags that a caller may pass; a trailing "=" marks one that takes a value
 
 

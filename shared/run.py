@@ -26,6 +26,23 @@ class Status(enum.StrEnum):
         return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
 
+class Attachment(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a turn brings besides text: an image, a document."""
+
+    media_type: str  # such as image/png, application/pdf
+    data: str  # base64
+    name: str | None = None
+    field: str  # where it stood in the request, to name it in a refusal: messages[0].content[1]
+
+
+class Turn(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """An earlier turn of the conversation that a prompt goes on with. They alternate and begin with the user's."""
+
+    role: Literal["user", "assistant"]
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+
+
 class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What a caller asked for, and nothing of any host's defaults. None means: not asked for.
 
@@ -61,6 +78,13 @@ class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     metadata: dict[str, Any] = {}
     request_id: str | None = None
     output_format: str | None = None
+    history: tuple[Turn, ...] = ()
+    attachments: tuple[Attachment, ...] = ()  # of the prompt
+    schema: dict[str, Any] | None = None  # JSON Schema: the whole answer is one JSON value of that kind
+    effort: str | None = None  # of reasoning: minimal, low, medium, high, max; the nearest that the CLI has
+    thinking_tokens: int | None = None  # a bound for reasoning; 0: none of it
+    start_within_s: float | None = None  # its caller's patience: not started within it, it is refused
+    reply: dict[str, Any] = {}  # what the dialect's answer repeats of the request; of no meaning to workers
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=False):
