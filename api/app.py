@@ -11,9 +11,12 @@ from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp
 
 from api import errors, health, openapi
+from api.anthropic import routes as anthropic
 from api.context import Context
 from api.layers import Auth, Key, RequestIds
 from api.native import routes as native
+from api.openai import routes as openai
+from api.paths import Paths
 from api.relay import Relay
 from shared.config import Config
 from shared.dispatch import Dispatch
@@ -84,23 +87,34 @@ def create_app(config: Config, keys: Sequence[Key]) -> App:
         await redis.aclose()
 
     litestar = Litestar(
-        route_handlers=[native.router, health.health, openapi.openapi_json, openapi.docs, openapi.docs_asset],
+        route_handlers=[
+            native.router,
+            openai.router,
+            anthropic.router,
+            health.health,
+            openapi.openapi_json,
+            openapi.docs,
+            openapi.docs_asset,
+        ],
         lifespan=[lifespan],
         exception_handlers={Exception: _on_error},
         openapi_config=None,
         request_max_body_size=config.server.max_request_body_bytes,
         logging_config=None,
     )
-    return App(RequestIds(Auth(litestar, keys)), litestar)
+    return App(Paths(RequestIds(Auth(litestar, keys))), litestar)
 
 
 def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     dialect = errors.dialect_of(request.url.path)
     request_id = str(request.scope["state"].get("request_id", ""))
     if isinstance(error, HTTPException):
-        answer = errors.of_status(error.status_code, error.detail, dialect=dialect, request_id=request_id)
+        detail = error.detail
+        if error.status_code == 404:
+            detail = f"{request.method} {request.url.path} is not offered here; /docs lists what is"
+        answer = errors.of_status(error.status_code, detail, dialect=dialect, request_id=request_id)
     else:
-        if not isinstance(error, ClinvkError):
+        if not isinstance(error, ClinvkError | errors.RunFailed):
             _log.exception("request failed", exc_info=error)
         answer = errors.of_exception(error, dialect=dialect, request_id=request_id)
     return Response(

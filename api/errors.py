@@ -14,6 +14,7 @@ from shared.run import Failure
 
 Dialect = Literal["native", "openai", "anthropic"]
 
+_LONGEST_RETRY_S = 120
 _TYPE_URI = "https://api.clinvk.dev/errors/"
 
 
@@ -62,6 +63,15 @@ TABLE: Mapping[str, Row] = {
 }
 
 
+class RunFailed(Exception):
+    """A run's failure that is to be the request's answer."""
+
+    def __init__(self, failure: Failure, run_id: str) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.run_id = run_id
+
+
 class HttpError(msgspec.Struct, frozen=True):
     """An error answer, ready to be sent."""
 
@@ -100,15 +110,19 @@ def render(
         error = {"code": code, "message": message, "details": details}
         body |= {"type": _TYPE_URI + code.replace("_", "-"), "error": error}
     body["request_id"] = request_id
-    headers = {"content-type": "application/problem+json", "x-should-retry": "true" if row.retry else "false"}
     if retry_after_s is None and row.retry:
         retry_after_s = 5
+    # Beyond this SDKs give up or, worse, come back sooner.
+    again = row.retry and (retry_after_s or 0) <= _LONGEST_RETRY_S
+    headers = {"content-type": "application/problem+json", "x-should-retry": "true" if again else "false"}
     if retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(retry_after_s)))
     return HttpError(at, headers, msgspec.json.encode(body))
 
 
 def of_exception(error: Exception, *, dialect: Dialect, request_id: str) -> HttpError:
+    if isinstance(error, RunFailed):
+        return of_failure(error.failure, dialect=dialect, request_id=request_id, run_id=error.run_id)
     if isinstance(error, ClinvkError):
         return render(
             error.code,

@@ -1,5 +1,6 @@
 """Sends a run's events to one client as they come, and notices when it hangs up."""
 
+import abc
 import asyncio
 import contextlib
 import logging
@@ -14,22 +15,29 @@ from shared.errors import ClinvkError
 
 _log = logging.getLogger(__name__)
 
-Render = Callable[[Sequence[bytes], int], bytes]
-"""Encoded events, of which the first has this sequence -> bytes of the answer."""
-
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
-def ndjson(lines: Sequence[bytes], first: int) -> bytes:  # noqa: ARG001  # the lines hold their sequences
-    return b"\n".join(lines) + b"\n"
+class Renderer(abc.ABC):
+    """Writes one run's events in one dialect. `events` gets each once and in order."""
 
+    media_type = "text/event-stream; charset=utf-8"
 
-def sse(lines: Sequence[bytes], first: int) -> bytes:
-    return b"".join(b"id: %d\nevent: %s\ndata: %s\n\n" % (first + i, _type(line), line) for i, line in enumerate(lines))
+    def opening(self) -> bytes:
+        """The first bytes of the stream, before any event."""
+        return b""
 
+    @abc.abstractmethod
+    def events(self, lines: Sequence[bytes], first: int) -> bytes:
+        """Encoded events, of which the first has this sequence."""
 
-def _type(line: bytes) -> bytes:
-    return line[9 : line.index(b'"', 9)]  # behind {"type":"
+    @abc.abstractmethod
+    def heartbeat(self) -> bytes:
+        """What the dialect's clients pass over, in a silence."""
+
+    @abc.abstractmethod
+    def broken(self, error: ClinvkError, sequence: int) -> bytes:
+        """The stream's end where its events cannot be had any more; `sequence` would be the next."""
 
 
 class EventStream:
@@ -43,21 +51,17 @@ class EventStream:
         follower: Follower,
         first: list[bytes],
         *,
-        render: Render,
-        heartbeat: bytes,
+        renderer: Renderer,
         heartbeat_s: float,
         headers: Mapping[str, str],
-        on_error: Callable[[Exception], bytes],
         release: Callable[[Follower], Awaitable[None]],
         closing: asyncio.Event,
     ) -> None:
         self._follower = follower
         self._first = first
-        self._render = render
-        self._heartbeat = heartbeat
+        self._renderer = renderer
         self._heartbeat_s = heartbeat_s
         self._headers = [(k.encode(), v.encode()) for k, v in headers.items()]
-        self._on_error = on_error
         self._release = release
         self._closing = closing
 
@@ -77,18 +81,20 @@ class EventStream:
     async def _body(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self._headers})
         follower = self._follower
+        renderer = self._renderer
+        begun = renderer.opening()
         if self._first:
-            first = follower.position - len(self._first) + 1
-            await self._send(send, self._render(self._first, first))
+            begun += renderer.events(self._first, follower.position - len(self._first) + 1)
+        await self._send(send, begun)
         try:
             while not follower.ended and not self._closing.is_set():
                 lines = await follower.next(self._heartbeat_s)
                 if lines:
-                    await self._send(send, self._render(lines, follower.position - len(lines) + 1))
+                    await self._send(send, renderer.events(lines, follower.position - len(lines) + 1))
                 elif not self._closing.is_set():
-                    await self._send(send, self._heartbeat)
+                    await self._send(send, renderer.heartbeat())
         except ClinvkError as error:
-            await self._send(send, self._on_error(error))
+            await self._send(send, renderer.broken(error, follower.position + 1))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
         # Where this process shuts down first, the answer is left unfinished: a client must not take it for whole.

@@ -246,11 +246,12 @@ class Log(_Section, frozen=True):
 
 
 class Config(_Section, frozen=True):
-    default_backend: Annotated[BackendName, key("backend of models that name none", by="api", pending=True)] = "claude"
+    default_backend: Annotated[BackendName, key("backend of models that name none", by="api")] = "claude"
     model_aliases: Annotated[
-        dict[Text, str], key("model names (patterns) and what the CLI is given instead", by="api", pending=True)
+        dict[Text, str],
+        key("model names (patterns) and what they stand for: a backend, `backend/model`, or another name", by="api"),
     ] = {}
-    strict_models: Annotated[bool, key("refuse unknown model names", by="api", pending=True)] = False
+    strict_models: Annotated[bool, key("refuse unknown model names", by="api")] = False
     unified_flags: UnifiedFlags = UnifiedFlags()
     backends: dict[BackendName, BackendConfig] = {}
     session: Session = Session()

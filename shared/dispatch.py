@@ -1,15 +1,16 @@
 """The only place where a run is put in line, and where one is cancelled."""
 
 import asyncio
+import fnmatch
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from shared import names
 from shared.errors import BackendNotFound, BackendUnavailable, InvalidRequest, NotEnforceable, UnsupportedParameter
 from shared.host import BackendState, Capabilities, Instance, Readiness
-from shared.run import Failure, Run, RunSpec, Status
+from shared.run import Attachment, Failure, Run, RunSpec
 from shared.store.hosts import Hosts, offers
-from shared.store.runs import Runs
+from shared.store.runs import Added, Runs, Same
 
 KNOWN_BACKENDS = ("claude", "codex", "gemini", "echo")
 
@@ -38,8 +39,8 @@ class Dispatch:
                     self._fleet_at = time.monotonic()
         return self._fleet
 
-    async def admit(self, spec: RunSpec) -> str:
-        """The queue for a run that can work now.
+    async def admit(self, spec: RunSpec) -> tuple[str, Capabilities]:
+        """The queue for a run that can work now, and what carries it out there is able to.
 
         Raises: BackendNotFound, BackendUnavailable, UnsupportedParameter, NotEnforceable, InvalidRequest.
         """
@@ -52,14 +53,16 @@ class Dispatch:
             raise _nobody(fleet, spec)
         check(spec, able[0][1].capabilities)
         if spec.labels:
-            instance, _ = min(able, key=lambda pair: pair[0].running / max(pair[0].slots, 1))
-            return names.queue(spec.backend, instance.host)
-        return names.queue(spec.backend)
+            instance, state = min(able, key=lambda pair: pair[0].running / max(pair[0].slots, 1))
+            return names.queue(spec.backend, instance.host), state.capabilities
+        return names.queue(spec.backend), able[0][1].capabilities
 
-    async def submit(self, spec: RunSpec, *, follower: str | None) -> Status:
-        """Puts the run in line; its caller already listens. Raises: as `admit`, and QueueFull, StoreUnavailable."""
-        queue = await self.admit(spec)
-        return await self._runs.add(spec, queue, follower=follower, max_depth=self._max_depth)
+    async def submit(self, spec: RunSpec, *, follower: str | None, same: Same | None = None) -> Added:
+        """Puts the run in line, or joins the run of the same request; its caller already listens.
+
+        Raises: as `admit`, and QueueFull, StoreUnavailable."""
+        queue, _ = await self.admit(spec)
+        return await self._runs.add(spec, queue, follower=follower, max_depth=self._max_depth, same=same)
 
     async def cancel(self, run: Run, failure: Failure = CANCELLED) -> str:
         return await self._runs.cancel(run.spec, failure)
@@ -113,5 +116,20 @@ def check(spec: RunSpec, able: Capabilities) -> None:
                 f"{flag!r} is not a flag that callers may pass to {spec.backend}; allowed: {allowed}",
                 field=f"extra[{index}]",
             )
-    if not spec.prompt.strip():
+    if spec.schema is not None and "schema" not in able.options:
+        raise UnsupportedParameter(f"{spec.backend} cannot hold its answer to a JSON schema", field="schema")
+    for one in attachments(spec):
+        if not any(fnmatch.fnmatchcase(one.media_type, pattern) for pattern in able.attachments):
+            takes = ", ".join(able.attachments) or "text alone"
+            raise UnsupportedParameter(
+                f"{one.field}: {spec.backend} cannot take {one.media_type}; it takes {takes}", field=one.field
+            )
+    if not spec.prompt.strip() and not spec.attachments:
         raise InvalidRequest("a prompt must not be blank", field="prompt")
+
+
+def attachments(spec: RunSpec) -> Iterator[Attachment]:
+    """All that the run brings besides text, in the order of the conversation."""
+    for turn in spec.history:
+        yield from turn.attachments
+    yield from spec.attachments

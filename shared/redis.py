@@ -1,7 +1,6 @@
 """The way to Redis, and the one place that firms the client library's loose types."""
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -61,31 +60,38 @@ class Redis:
         give_up = asyncio.get_running_loop().time() + self._timeout_s
         for wait_s in _AGAIN_S:
             try:
-                return await (await self._connected()).send(commands)
+                return await (await self._connected(give_up)).send(commands)
             except _LOST:
                 if asyncio.get_running_loop().time() + wait_s > give_up:
                     raise
             await asyncio.sleep(wait_s)
-        return await (await self._connected()).send(commands)
+        return await (await self._connected(give_up)).send(commands)
 
-    async def _connected(self) -> "_Link":
+    async def _connected(self, give_up: float) -> "_Link":
         if self._link is not None and not self._link.broken:
             return self._link
-        async with self._connecting:
+        async with asyncio.timeout_at(give_up), self._connecting:
             if self._link is None or self._link.broken:
-                connection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py: no annotation
-                await connection.connect()
-                self._link = _Link(connection, self._timeout_s)
+                self._link = _Link(await self._connect(), self._timeout_s)
         return self._link
+
+    async def _connect(self) -> Any:
+        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py: no annotation
+        try:
+            async with asyncio.timeout(self._timeout_s):  # the library itself would wait for the handshake for ever
+                await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
 
     async def subscribe(self, channel: str) -> AsyncIterator[bytes | None]:
         """The messages of a channel, for ever. None: it is subscribed from now on, what came before may be missed.
 
         Raises: the library's own errors, or OSError, when the connection is lost; ask again.
         """
-        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py: no annotation
+        connection = await self._connect()
         try:
-            await connection.connect()
             await connection.send_command("SUBSCRIBE", channel)
             asked = False
             while True:
@@ -115,6 +121,7 @@ class _Link:
     def __init__(self, connection: Any, timeout_s: float) -> None:
         self.broken = False
         self._connection = connection
+        self._transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001  # see `_break`
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()
@@ -150,11 +157,17 @@ class _Link:
                 _forget(future)
 
     async def _read(self) -> None:
+        try:
+            await self._replies()
+        finally:
+            await self._connection.disconnect(nowait=True)
+
+    async def _replies(self) -> None:
         connection, asked = self._connection, self._asked
         while True:
             reply: Any
             try:
-                reply = await connection.read_response(timeout=math.inf)
+                reply = await connection.read_response()  # with math.inf, ETIMEDOUT would be read as nil
             except ResponseError as error:
                 reply = error
             except (RedisError, OSError) as error:
@@ -167,6 +180,7 @@ class _Link:
                 future.set_exception(reply)
                 if isinstance(reply, ReadOnlyError):  # it is a replica now
                     self._break(reply)
+                    return
             else:
                 future.set_result(reply)
 
@@ -182,7 +196,8 @@ class _Link:
             future = self._asked.popleft()[0]
             if not future.done():
                 future.set_exception(RedisConnectionError(f"the connection was lost: {type(error).__name__}"))
-        self._reader.cancel()  # in whose end the connection is closed
+        self._reader.cancel()
+        self._transport.abort()  # `close` would first write what is left, and keep for ever who waits for that
 
     async def close(self) -> None:
         self._break(RedisConnectionError("closed"))

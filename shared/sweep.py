@@ -55,7 +55,7 @@ class Sweeper:
         )
         if not found:
             return False
-        lost, overdue, alone, dead = (texts(part) for part in found)
+        lost, overdue, alone, dead, impatient = (texts(part) for part in found)
         for api in dead:
             count = await self._scripts("leave_api", api)
             _log.warning("API process %s is gone; it followed %s runs", api, count)
@@ -67,7 +67,15 @@ class Sweeper:
         for run_id in overdue:
             if (run := await self._runs.get(run_id)) is not None:
                 await self._runs.cancel(run.spec, waited, "unstarted")
+        for run_id in impatient:
+            if (run := await self._runs.get(run_id)) is not None:
+                await self._runs.cancel(run.spec, _too_late(run.spec.start_within_s or 0.0), "unstarted")
         for run_id in alone:
             if (run := await self._runs.get(run_id)) is not None:
                 await self._runs.cancel(run.spec, HUNG_UP, "unfollowed")
         return len(lost) == _LIMIT or len(overdue) == _LIMIT
+
+
+def _too_late(patience_s: float) -> Failure:
+    message = f"no worker could begin within {patience_s:g} s, and its caller would not have waited longer"
+    return Failure("backend_unavailable", message, "impatient_caller", retry_after_s=5.0)

@@ -8,7 +8,7 @@ _MAX_RETRY = 5
 
 
 def to_spec(
-    body: PromptBody, *, run_id: str, session_id: str, tenant: str, request_id: str, default_model: str | None = None
+    body: PromptBody, *, model: str | None, run_id: str, session_id: str, tenant: str, request_id: str
 ) -> RunSpec:
     """Raises: InvalidRequest for values that cannot be meant."""
     for name in ("max_tokens", "max_turns", "timeout_secs"):
@@ -29,7 +29,7 @@ def to_spec(
         tenant=tenant,
         backend=body.backend,
         prompt=body.prompt,
-        model=body.model if body.model != body.backend else default_model,
+        model=model,
         system_prompt=body.system_prompt,
         system_prompt_mode=body.system_prompt_mode,
         workdir=body.workdir,

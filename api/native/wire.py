@@ -6,11 +6,10 @@ from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
+from api.body import convert, decode, present
 from shared.errors import InvalidRequest
 from shared.event import TokenUsage
 from shared.run import ApprovalMode, Priority, Run, SandboxMode, SystemPromptMode
-
-_MAX_DEPTH = 64
 
 OutputFormat = Literal["default", "text", "json", "stream-json"]
 
@@ -107,39 +106,14 @@ def parse(body: bytes, kind: type[T]) -> T:
 
     Raises: InvalidRequest that says what, where and what would be right.
     """
-    try:
-        data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise InvalidRequest("the body must be a JSON object")
-    if _deeper_than(data, _MAX_DEPTH):
-        raise InvalidRequest(f"the body is nested deeper than {_MAX_DEPTH} levels")
+    data = present(decode(body))
     known = _names(cast("type[msgspec.Struct]", kind))
-    data = {name: value for name, value in data.items() if value is not None}
     for name in data:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
             raise InvalidRequest(f"unknown field {name!r}{hint}", field=name, issue="unknown field")
-    try:
-        return msgspec.convert(data, kind)
-    except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$.")
-        field = where.rstrip("`") or None
-        if field is None and "missing required field" in what:
-            field = what.rpartition("field `")[2].rstrip("`")
-        raise InvalidRequest(f"{field}: {what}" if field else what, field=field, issue=what) from error
-
-
-def _deeper_than(value: Any, levels: int) -> bool:
-    layer = [value]
-    for _ in range(levels):
-        below = [v for item in layer for v in (item.values() if isinstance(item, dict) else item)]
-        layer = [item for item in below if isinstance(item, dict | list)]
-        if not layer:
-            return False
-    return True
+    return convert(data, kind)
 
 
 def answer(run: Run) -> PromptAnswer:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from shared import event, names
-from shared.errors import QueueFull
+from shared.errors import InvalidRequest, QueueFull
 from shared.redis import Scripts, text, texts
 from shared.run import Failure, Outcome, Run, RunSpec, Status
 
@@ -41,6 +41,34 @@ class Claim(msgspec.Struct, frozen=True):
     attempt: int
 
 
+class Same(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes two requests one run. `name` is made of the tenant, the endpoint and the caller's key ("key") or
+    the body's hash ("body"); `print` is the body's hash; `retry` counts the caller's own tries, 0 for the first."""
+
+    name: str
+    kind: Literal["key", "body"]
+    print: str
+    retry: int = 0
+
+
+class Added(msgspec.Struct, frozen=True):
+    """`run_id` is another than the one submitted where an earlier request's run was joined."""
+
+    status: Status
+    run_id: str
+
+
+# A new try may do better than the run that failed so.
+_AGAIN: tuple[str, ...] = (
+    "backend_limited",
+    "rate_limit_exceeded",
+    "queue_full",
+    "worker_shutdown",
+    "backend_unavailable",
+)
+_AGAIN += ("session_host_unavailable", "store_unavailable")
+
+
 def last_event(spec: RunSpec, outcome: Outcome) -> bytes:
     """The event that ends a run, its sequence left to the store."""
     content: event.Content
@@ -60,17 +88,41 @@ class Runs:
         self._scripts = scripts
         self._redis = scripts.redis
 
-    async def add(self, spec: RunSpec, queue: str, *, follower: str | None, max_depth: int) -> Status:
-        """Puts a run in line. `follower` is the API process that already listens; None: nobody needs to.
+    async def add(
+        self, spec: RunSpec, queue: str, *, follower: str | None, max_depth: int, same: Same | None = None
+    ) -> Added:
+        """Puts a run in line, or joins the run of the same request. `follower` is the API process that already
+        listens; None: nobody needs to.
 
-        Raises: QueueFull, StoreUnavailable; after the latter the run may be there or not.
+        Raises: QueueFull, StoreUnavailable (then the run may be there or not), InvalidRequest for an idempotency key
+        that came with another body before.
         """
         reply = await self._scripts(
-            "submit", spec.id, spec.tenant, queue, _encode(spec), follower or "", spec.priority, spec.retry, max_depth
+            "submit",
+            spec.id,
+            spec.tenant,
+            queue,
+            _encode(spec),
+            follower or "",
+            spec.priority,
+            spec.retry,
+            max_depth,
+            int((spec.start_within_s or 0) * 1000),
+            *(("", "", "", 0) if same is None else (same.name, same.kind, same.print, same.retry)),
+            f",{','.join(_AGAIN)},",
         )
         if text(reply[0]) == "full":
             raise QueueFull(f"{reply[1]} runs are waiting already", retry_after_s=5, details={"depth": reply[1]})
-        return Status(text(reply[0]))
+        if text(reply[0]) == "differs":
+            raise InvalidRequest(
+                "this Idempotency-Key came with another body before; a new request needs a new key",
+                field="Idempotency-Key",
+            )
+        return Added(Status(text(reply[0])), text(reply[1]))
+
+    async def forget(self, run_id: str) -> bool:
+        """Removes the record of an ended run and its events. Returns whether it did."""
+        return bool(await self._scripts("forget", run_id))
 
     async def claim(self, run_id: str, token: str, *, host: str, instance: str) -> Claim | None:
         """queued -> running; None where the run is not there to be had: doubled hint, ended, claimed by another."""

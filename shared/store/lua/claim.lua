@@ -9,5 +9,6 @@ local now = now_ms()
 local attempt = redis.call('HINCRBY', run, 'attempt', 1)
 redis.call('HSET', run, 'status', 'running', 'token', token, 'host', ARGV[3], 'instance', ARGV[4], 'started', int(now))
 redis.call('ZREM', P .. 'queued', id)
+redis.call('ZREM', P .. 'impatient', id)
 redis.call('ZADD', P .. 'running', int(now + LEASE_MS), id)
 return { 'claimed', was[3], was[4], tostring(attempt) }

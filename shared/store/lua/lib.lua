@@ -138,6 +138,7 @@ local function finish(id, status, outcome, event, now)
   redis.call('PEXPIRE', run, RETENTION_MS)
   redis.call('PEXPIRE', P .. 'events:' .. id, RETENTION_MS)
   redis.call('ZREM', P .. 'unfollowed', id)
+  redis.call('ZREM', P .. 'impatient', id)
   publish(id, seq, { event })
   for _, api in ipairs(redis.call('SMEMBERS', P .. 'followers:' .. id)) do
     redis.call('SREM', P .. 'api:' .. api .. ':runs', id)

@@ -1,9 +1,53 @@
--- id, tenant, queue, spec, api ('' for detached), priority, retry, max_depth -> {status} | {'full', depth}
+-- id, tenant, queue, spec, api ('' for detached), priority, retry, max_depth, patience_ms (0 for none),
+-- same ('' or the name of what makes two requests one), kind (key | body), print, try, joinable codes (',a,b,')
+-- -> {status, id} | {'full', depth} | {'differs'} ; another id: that run was joined
 -- Record, follower, place in line and, where there is room, the Celery message: one step. Safe to repeat.
 local id, tenant, queue, spec, api, priority, retry = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local same, kind, print, try = ARGV[10], ARGV[11], ARGV[12], tonumber(ARGV[13])
 local run = P .. 'run:' .. id
 local status = redis.call('HGET', run, 'status')
-if status then return { status } end
+if status then return { status, id } end
+
+-- A run that failed in a way that a new try may mend, or that was ended since its caller had gone, is not joined.
+local function joinable(other)
+  local was = redis.call('HMGET', P .. 'run:' .. other, 'status', 'outcome')
+  if not was[1] then return false end
+  if was[1] == 'succeeded' or not final(was[1]) then return was[1] end
+  local code = string.match(was[2], '"failure":{"code":"([%w_]+)"') or ''
+  if string.find(was[2], '"cause":"hung_up"', 1, true) or string.find(ARGV[14], ',' .. code .. ',', 1, true) then
+    return false
+  end
+  return was[1]
+end
+
+local function join(other, stands)
+  if not final(stands) and api ~= '' then
+    redis.call('SADD', P .. 'followers:' .. other, api)
+    redis.call('SADD', P .. 'api:' .. api .. ':runs', other)
+    redis.call('ZREM', P .. 'unfollowed', other)
+  end
+  return { stands, other }
+end
+
+if same ~= '' and kind == 'key' then
+  local first = redis.call('HMGET', P .. 'same:' .. same, 'run', 'print')
+  if first[1] then
+    if first[2] ~= print then return { 'differs' } end
+    local stands = joinable(first[1])
+    if stands then return join(first[1], stands) end
+  end
+elseif same ~= '' and try > 0 then
+  for _, other in ipairs(redis.call('LRANGE', P .. 'same:' .. same, 0, -1)) do
+    local stands = joinable(other)
+    -- Each try of a caller joins a run once; one that somebody follows is another caller's.
+    if stands and redis.call('SCARD', P .. 'followers:' .. other) == 0
+      and tonumber(redis.call('HGET', P .. 'run:' .. other, 'try') or '0') < try then
+      redis.call('HSET', P .. 'run:' .. other, 'try', try)
+      return join(other, stands)
+    end
+  end
+end
+
 local depth = redis.call('ZCARD', P .. 'waiting')
 if depth >= tonumber(ARGV[8]) then return { 'full', depth } end
 local now = now_ms()
@@ -17,6 +61,16 @@ else
   redis.call('SADD', P .. 'followers:' .. id, api)
   redis.call('SADD', P .. 'api:' .. api .. ':runs', id)
 end
+if tonumber(ARGV[9]) > 0 then redis.call('ZADD', P .. 'impatient', int(now + tonumber(ARGV[9])), id) end
+if same ~= '' and kind == 'key' then
+  redis.call('HSET', P .. 'same:' .. same, 'run', id, 'print', print)
+  redis.call('PEXPIRE', P .. 'same:' .. same, 86400000)
+elseif same ~= '' then
+  if try > 0 then redis.call('HSET', run, 'try', try) end
+  redis.call('LPUSH', P .. 'same:' .. same, id)
+  redis.call('LTRIM', P .. 'same:' .. same, 0, 19)
+  redis.call('PEXPIRE', P .. 'same:' .. same, 3600000)
+end
 stand_in_line(id, queue, tenant, priority, now)
 release(queue, now)
-return { redis.call('HGET', run, 'status') }
+return { redis.call('HGET', run, 'status'), id }

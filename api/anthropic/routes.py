@@ -1,0 +1,105 @@
+"""The Anthropic routes."""
+
+from typing import Any
+
+from litestar import Response, Router, get, post
+
+from api import body as bodies
+from api import compat
+from api.anthropic import translate
+from api.anthropic.messages import MessageEvents, message
+from api.anthropic.wire import HEEDED, MessagesBody
+from api.body import convert, decode, present
+from api.context import context_of
+from api.errors import RunFailed
+from api.exchange import NOBODY, Req, json, request_id_of, resumed, submitted, tenant_of
+from api.models import ModelNotFound
+from api.thoughts import Thoughts
+
+_CREATED = "2024-01-01T00:00:00Z"
+
+
+@post("/messages", status_code=200)
+async def create_message(request: Req) -> Response[Any]:
+    ctx = context_of(request)
+    raw = await request.body()
+    data = present(decode(raw))
+    body = _body(data)
+    ignored = bodies.ignored(data, HEEDED)
+    able = None
+    if (point := compat.resume_point(request)) is not None and body.stream:
+        exchange = await resumed(request, point[0], tenant_of(request))
+    else:
+        talk = translate.to_talk(body)
+        thinking = body.thinking is not None and body.thinking.type != "disabled"
+        spec = compat.to_spec(
+            request,
+            talk,
+            compat.routed(ctx, body.model),
+            dialect="anthropic",
+            model=body.model,
+            reply={"thinking": thinking, "input_tokens": translate.estimate(talk)},
+            schema=translate.schema(body),
+            effort=translate.effort(body),
+            thinking_tokens=translate.thinking_tokens(body),
+            metadata=body.metadata,
+        )
+        with compat.named("output_format", "system"):
+            _, able = await ctx.dispatch.admit(spec)
+            exchange = await submitted(request, spec, endpoint="messages", body=raw)
+    if body.stream:
+        events = MessageEvents(exchange.spec, request_id=request_id_of(request), after=0 if point is None else point[1])
+        told = compat.headers(exchange.spec, able, ignored)
+        return await exchange.streamed(events, headers=told, tells=compat.tells)
+    thoughts = Thoughts()
+    run = await exchange.whole(thoughts.see)
+    if run is None:
+        return NOBODY
+    assert run.outcome is not None
+    if run.outcome.failure is not None:
+        raise RunFailed(run.outcome.failure, run.id)
+    return json(message(run, thoughts.text), compat.headers(run.spec, able, ignored, run))
+
+
+@post("/messages/count_tokens", status_code=200)
+async def count_tokens(request: Req) -> Response[Any]:
+    """An estimate, as `estimated` says: no CLI counts without a model call."""
+    talk = translate.to_talk(_body(present(decode(await request.body()))))
+    return json({"input_tokens": translate.estimate(talk), "estimated": True}, {"x-clinvk-estimate": "true"})
+
+
+def _body(data: dict[str, Any]) -> MessagesBody:
+    for name in ("output_config", "thinking"):
+        if isinstance(data.get(name), dict):
+            data[name] = present(data[name])
+    if isinstance(messages := data.get("messages"), list):
+        data["messages"] = [present(one) if isinstance(one, dict) else one for one in messages]
+    return convert(data, MessagesBody)
+
+
+@get("/models")
+async def list_models(request: Req) -> Response[bytes]:
+    found = await compat.model_names(context_of(request))
+    return json(
+        {
+            "data": [_model(name) for name in found],
+            "has_more": False,
+            "first_id": found[0] if found else None,
+            "last_id": found[-1] if found else None,
+        }
+    )
+
+
+@get("/models/{name:path}")
+async def get_model(request: Req, name: str) -> Response[bytes]:
+    name = name.lstrip("/")
+    if name not in await compat.model_names(context_of(request)):
+        raise ModelNotFound(f"there is no model {name!r}; GET /anthropic/v1/models lists those that there are")
+    return json(_model(name))
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"type": "model", "id": name, "display_name": name, "created_at": _CREATED}
+
+
+router = Router(path="/anthropic/v1", route_handlers=[create_message, count_tokens, list_models, get_model])

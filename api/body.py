@@ -1,0 +1,63 @@
+"""From a request's bytes to a typed body, with errors that name the field."""
+
+import re
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import msgspec
+
+from shared.errors import InvalidRequest
+
+_MAX_DEPTH = 64
+_SANE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}").fullmatch
+
+T = TypeVar("T")
+
+
+def decode(body: bytes) -> dict[str, Any]:
+    """Raises: InvalidRequest for what is no JSON object, or too deep a one."""
+    try:
+        data = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    if _deeper_than(data, _MAX_DEPTH):
+        raise InvalidRequest(f"the body is nested deeper than {_MAX_DEPTH} levels")
+    return data
+
+
+def present(data: dict[str, Any]) -> dict[str, Any]:
+    """Without what is null, which means absent."""
+    return {name: value for name, value in data.items() if value is not None}
+
+
+def convert(data: dict[str, Any], kind: type[T], where: str = "") -> T:
+    """Raises: InvalidRequest that says what, where and what would be right."""
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `$")
+        field = path.rstrip("`").removeprefix(".") or None
+        if "missing required field" in what:
+            missing = what.rpartition("field `")[2].rstrip("`")
+            field = missing if field is None else f"{field}.{missing}"
+        if where:
+            field = where + (f".{field}" if field and not field.startswith("[") else field or "")
+        raise InvalidRequest(f"{field}: {what}" if field else what, field=field, issue=what) from error
+
+
+def ignored(data: Iterable[str], heeded: Iterable[str]) -> list[str]:
+    """The fields of a request that have no effect here, for `X-Clinvk-Ignored`."""
+    known = set(heeded)
+    return sorted(name for name in data if name not in known and _SANE_NAME(name))
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    layer = [value]
+    for _ in range(levels):
+        below = [v for item in layer for v in (item.values() if isinstance(item, dict) else item)]
+        layer = [item for item in below if isinstance(item, dict | list)]
+        if not layer:
+            return False
+    return True

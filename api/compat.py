@@ -1,0 +1,125 @@
+"""What the compatible surfaces do alike: from a conversation to a run, and the headers of their answers."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from api.context import Context
+from api.conversation import Talk
+from api.exchange import Req, patience_of, request_id_of, tenant_of
+from api.models import Route, listed, route
+from shared.errors import InvalidRequest
+from shared.event import is_last
+from shared.host import Capabilities
+from shared.ids import new_id
+from shared.run import Failure, Run, RunSpec
+
+# What was shown of an answer cannot be taken back on these surfaces.
+RESTARTED = Failure(
+    "backend_error", "the model's stream was cut and it began its answer anew, with other words; ask again", "restarted"
+)
+
+_QUIET = (b'{"type":"init"', b'{"type":"progress"', b'{"type":"token_usage"')
+
+
+def routed(ctx: Context, name: str) -> Route:
+    """Raises: InvalidRequest, ModelNotFound."""
+    if not name.strip():
+        raise InvalidRequest("model must not be blank", field="model")
+    config = ctx.config
+    return route(name, default=config.default_backend, aliases=config.model_aliases, strict=config.strict_models)
+
+
+def to_spec(
+    request: Req,
+    talk: Talk,
+    to: Route,
+    *,
+    dialect: str,
+    model: str,
+    reply: dict[str, Any],
+    schema: dict[str, Any] | None = None,
+    effort: str | None = None,
+    thinking_tokens: int | None = None,
+    dry_run: bool = False,
+    metadata: dict[str, Any] | None = None,
+) -> RunSpec:
+    """Runs of the compatible surfaces keep no session: each request brings its whole conversation."""
+    return RunSpec(
+        id=new_id("run"),
+        tenant=tenant_of(request),
+        backend=to.backend,
+        dialect=dialect,
+        model=to.model,
+        prompt=talk.prompt,
+        system_prompt=talk.system,
+        history=talk.history,
+        attachments=talk.attachments,
+        schema=schema,
+        effort=effort,
+        thinking_tokens=thinking_tokens,
+        ephemeral=True,
+        dry_run=dry_run,
+        metadata=metadata or {},
+        request_id=request_id_of(request),
+        start_within_s=patience_of(request),
+        reply={"model": model, "created": int(time.time()), **reply},
+    )
+
+
+async def model_names(ctx: Context) -> list[str]:
+    """The models that some live worker can run now, by the names of backends, tiers and aliases."""
+    fleet = await ctx.dispatch.fleet()
+    available = [str(entry["name"]) for entry in ctx.backends_of(fleet) if entry["available"]]
+    return listed(available, ctx.config.model_aliases)
+
+
+def headers(spec: RunSpec, able: Capabilities | None, ignored: Sequence[str], run: Run | None = None) -> dict[str, str]:
+    """What the body has no place for."""
+    lacking = [] if able is None else _lacking(spec, able)
+    ran = spec.model or spec.backend
+    if run is not None and run.outcome is not None:
+        ran = run.outcome.model or ran
+        lacking = sorted({*lacking, *run.outcome.not_enforced})
+    made = {"x-clinvk-model": ran.encode("ascii", "replace").decode(), "x-clinvk-backend": spec.backend}
+    if ignored:
+        made["x-clinvk-ignored"] = ", ".join(ignored)[:2000]
+    if lacking:
+        made["x-clinvk-not-enforced"] = ", ".join(lacking)
+    return made
+
+
+def _lacking(spec: RunSpec, able: Capabilities) -> list[str]:
+    asked = {"effort": spec.effort, "thinking": spec.thinking_tokens}
+    return [name for name, value in asked.items() if value is not None and name not in able.options]
+
+
+def tells(line: bytes) -> bool:
+    """Whether an event has something for a caller of these surfaces; before it a failure can still have a status."""
+    return not line.startswith(_QUIET) and not is_last(line)
+
+
+def resume_point(request: Req) -> tuple[str, int] | None:
+    """The run and the sequence of a `Last-Event-ID` as these surfaces give them. Raises: InvalidRequest."""
+    given = request.headers.get("last-event-id")
+    if given is None:
+        return None
+    run_id, _, sequence = given.partition(":")
+    if not run_id.startswith("run_") or not sequence.isdecimal() or len(sequence) > 15:
+        raise InvalidRequest(
+            f"Last-Event-ID must be an id of this stream's events, not {given[:60]!r}", field="Last-Event-ID"
+        )
+    return run_id, int(sequence)
+
+
+@contextlib.contextmanager
+def named(schema: str, system: str) -> Iterator[None]:
+    """Names a refused option as its caller wrote it."""
+    try:
+        yield
+    except InvalidRequest as error:
+        name = {"schema": schema, "system_prompt": system, "prompt": system, "backend": "model"}.get(error.field or "")
+        if name is not None:
+            error.details["field"] = name
+        raise

@@ -1,0 +1,185 @@
+"""The routes of responses: the queue in the SDK's own words."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+from litestar import Response, delete, get, post
+
+from api import body as bodies
+from api import compat
+from api.body import convert, decode, present
+from api.context import Context, context_of
+from api.conversation import Conversation
+from api.errors import RunFailed
+from api.exchange import NOBODY, Req, found, json, request_id_of, resumed, same_of, submitted, tenant_of
+from api.openai import translate
+from api.openai.responses import ResponseEvents, id_of, of_run, run_of
+from api.openai.wire import RESPONSES_HEEDED, ResponsesBody
+from api.thoughts import Thoughts
+from shared.errors import InvalidRequest, LogExpired, NotFound
+from shared.run import Run, Status, Turn
+
+_END_WITHIN_S = 10.0  # how long a cancel is waited for
+
+
+@post("/responses", status_code=200)
+async def create_response(request: Req) -> Response[Any]:
+    ctx = context_of(request)
+    raw = await request.body()
+    data = present(decode(raw))
+    for name in ("reasoning", "text"):
+        if isinstance(data.get(name), dict):
+            data[name] = present(data[name])
+    body = convert(data, ResponsesBody)
+    ignored = bodies.ignored(data, RESPONSES_HEEDED)
+    if body.background and not body.store:
+        raise InvalidRequest("background needs store: otherwise nobody could ask for its answer", field="store")
+    before = await _before(ctx, body.previous_response_id, tenant_of(request))
+    talk = translate.responses_talk(body, before)
+    spec = compat.to_spec(
+        request,
+        talk,
+        compat.routed(ctx, body.model),
+        dialect="openai",
+        model=body.model,
+        reply=_reply(body),
+        schema=translate.responses_schema(body.text.format),
+        effort=translate.effort(body),
+        metadata=body.metadata,
+    )
+    with compat.named("text.format", "instructions"):
+        _, able = await ctx.dispatch.admit(spec)
+        if body.background:
+            same = same_of(request, spec.tenant, "responses", raw)
+            added = await ctx.dispatch.submit(spec, follower=None, same=same)
+            if not body.stream:
+                run = await found(ctx, added.run_id, spec.tenant)
+                request.scope["state"]["run_id"] = run.id
+                return json(of_run(run), compat.headers(run.spec, able, ignored))
+            exchange = await resumed(request, added.run_id, spec.tenant)
+        else:
+            exchange = await submitted(request, spec, endpoint="responses", body=raw)
+    if body.stream:
+        told = compat.headers(exchange.spec, able, ignored)
+        events = ResponseEvents(exchange.spec, queued=body.background, request_id=request_id_of(request))
+        return await exchange.streamed(events, headers=told, tells=compat.tells, hold=not body.background)
+    thoughts = Thoughts()
+    ended = await exchange.whole(thoughts.see)
+    if ended is None:
+        return NOBODY
+    if ended.outcome is not None and ended.outcome.failure is not None:
+        raise RunFailed(ended.outcome.failure, ended.id)
+    return json(of_run(ended, thoughts.text), compat.headers(ended.spec, able, ignored, ended))
+
+
+def _reply(body: ResponsesBody) -> dict[str, Any]:
+    said = {
+        "instructions": body.instructions,
+        "previous_response_id": body.previous_response_id,
+        "background": body.background or None,
+        "effort": body.reasoning.effort,
+        "summary": body.reasoning.summary,
+        "format": body.text.format,
+        "tools": body.tools or None,
+        "max_output_tokens": body.max_output_tokens,
+    }
+    return {"response": True, "store": body.store, **{name: value for name, value in said.items() if value is not None}}
+
+
+async def _before(ctx: Context, response_id: str | None, tenant: str) -> tuple[Turn, ...]:
+    """The turns up to the end of an earlier response. Raises: NotFound, InvalidRequest."""
+    if response_id is None:
+        return ()
+    try:
+        run = await _stored(ctx, response_id, tenant)
+    except NotFound as error:
+        error.details["field"] = "previous_response_id"
+        raise
+    if run.status is not Status.SUCCEEDED or run.outcome is None:
+        raise InvalidRequest(
+            f"previous_response_id: {response_id} is {run.status}; only one that has completed can be gone on with",
+            field="previous_response_id",
+        )
+    talk = Conversation(run.spec.history)
+    talk.say("user", run.spec.prompt, run.spec.attachments)
+    talk.say("assistant", run.outcome.output or "(no text)")
+    return talk.turns
+
+
+async def _stored(ctx: Context, response_id: str, tenant: str) -> Run:
+    """Raises: NotFound, also for one that was not to be stored."""
+    run = await ctx.runs.get(run_of(response_id)) if response_id.startswith("resp_") else None
+    if run is None or run.spec.tenant != tenant or not run.spec.reply.get("response") or not run.spec.reply["store"]:
+        raise NotFound("response", response_id)
+    return run
+
+
+@get("/responses/{response_id:str}")
+async def get_response(request: Req, response_id: str) -> Response[Any]:
+    ctx = context_of(request)
+    run = await _stored(ctx, response_id, tenant_of(request))
+    request.scope["state"]["run_id"] = run.id
+    if request.query_params.get("stream", "false").lower() not in ("true", "1"):
+        return json(of_run(run, await _thoughts(ctx, run)), compat.headers(run.spec, None, (), run))
+    given = request.query_params.get("starting_after")
+    if given is not None and (not given.isdecimal() or len(given) > 15):
+        raise InvalidRequest(f"starting_after must be a sequence number, not {given[:40]!r}", field="starting_after")
+    exchange = await resumed(request, run.id, run.spec.tenant)
+    events = ResponseEvents(
+        run.spec,
+        queued=bool(run.spec.reply.get("background")),
+        request_id=request_id_of(request),
+        after=-1 if given is None else int(given),
+    )
+    told = compat.headers(run.spec, None, (), run)
+    return await exchange.streamed(events, headers=told, hold=False, fails=lambda _: False)
+
+
+async def _thoughts(ctx: Context, run: Run) -> str:
+    """The reasoning of a run that has ended, as long as its events are kept."""
+    thoughts = Thoughts()
+    if run.status is not Status.SUCCEEDED:
+        return ""
+    after = 0
+    with contextlib.suppress(LogExpired):
+        while lines := await ctx.relay.events.read(run.id, after=after):
+            thoughts.see(lines)
+            after += len(lines)
+    return thoughts.text
+
+
+@post("/responses/{response_id:str}/cancel", status_code=200)
+async def cancel_response(request: Req, response_id: str) -> Response[Any]:
+    ctx = context_of(request)
+    run = await _ended(request, await _stored(ctx, response_id, tenant_of(request)))
+    return json(of_run(run))
+
+
+@delete("/responses/{response_id:str}", status_code=200)
+async def delete_response(request: Req, response_id: str) -> Response[Any]:
+    ctx = context_of(request)
+    run = await _ended(request, await _stored(ctx, response_id, tenant_of(request)))
+    await ctx.runs.forget(run.id)
+    return json({"id": id_of(run.id), "object": "response", "deleted": True})
+
+
+async def _ended(request: Req, run: Run) -> Run:
+    """Cancels a run that has not ended, and waits for its end as long as that may take."""
+    ctx = context_of(request)
+    request.scope["state"]["run_id"] = run.id
+    if run.status.final:
+        return run
+    exchange = await resumed(request, run.id, run.spec.tenant)
+    try:
+        await ctx.dispatch.cancel(run)
+        with contextlib.suppress(TimeoutError, LogExpired):
+            async with asyncio.timeout(_END_WITHIN_S):
+                while not exchange.follower.ended:
+                    await exchange.follower.next(_END_WITHIN_S)
+    finally:
+        await exchange.leave()
+    return await found(ctx, run.id, run.spec.tenant)
+
+
+handlers = [create_response, get_response, cancel_response, delete_response]
