@@ -164,18 +164,18 @@ def same_of(request: Req, tenant: str, endpoint: str, body: bytes) -> Same | Non
 
     Raises: InvalidRequest for a key that is none.
     """
-    print_ = hashlib.sha256(body).hexdigest()
+    fingerprint = hashlib.sha256(body).hexdigest()
     key = request.headers.get("idempotency-key")
     if key is not None:
         if not 1 <= len(key) <= 255:
             raise InvalidRequest("Idempotency-Key must have 1 to 255 characters", field="Idempotency-Key")
         named = hashlib.sha256(f"{tenant}\0{endpoint}\0{key}".encode()).hexdigest()
-        return Same(name=named, kind="key", print=print_)
+        return Same(name=named, kind="key", fingerprint=fingerprint)
     tries = request.headers.get("x-stainless-retry-count", "")
     if not tries.isdecimal() or len(tries) > 3:
         return None
-    named = hashlib.sha256(f"{tenant}\0{endpoint}\0{print_}".encode()).hexdigest()
-    return Same(name=named, kind="body", print=print_, retry=int(tries))
+    named = hashlib.sha256(f"{tenant}\0{endpoint}\0{fingerprint}".encode()).hexdigest()
+    return Same(name=named, kind="body", fingerprint=fingerprint, retry=int(tries))
 
 
 def patience_of(request: Req) -> float | None:

@@ -42,6 +42,7 @@ class Follower:
         self._tail = position  # of what is buffered
         self._behind = behind
         self._again = False  # something came while the stream was being read
+        self._new = not behind  # its submit may still be under way when the stream's end is asked for
         self._gone = False
         self._woken = False
         self._late = False
@@ -119,7 +120,9 @@ class Follower:
     def compare(self, end: int | None) -> None:
         """`end` is the sequence of the stream's last event; None: the run is gone."""
         self.heard_at = self._loop.time()
-        if end is None:
+        if end is None and self._new:
+            self._new = False
+        elif end is None:
             self._gone = True
             self._wake.set()
         elif end > self._tail:

@@ -18,6 +18,18 @@ _log = logging.getLogger(__name__)
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
+# Some clients split lines as Python's `str.splitlines` does, and some CLIs do so as clients.
+_BREAKS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
+
+
+def one_line(data: bytes) -> bytes:
+    """JSON in which nothing can be taken for the end of a line."""
+    for raw, escaped in _BREAKS:
+        if raw in data:
+            data = data.replace(raw, escaped)
+    return data
+
+
 class Renderer(abc.ABC):
     """Writes one run's events in one dialect. `events` gets each once and in order."""
 

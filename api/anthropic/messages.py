@@ -12,7 +12,7 @@ import msgspec
 
 from api import errors
 from api.compat import RESTARTED
-from api.stream import Renderer
+from api.stream import Renderer, one_line
 from shared.errors import ClinvkError
 from shared.event import Done, Error, Message, Progress, Thinking, decode
 from shared.run import Failure, Run, RunSpec, Usage
@@ -151,4 +151,4 @@ class MessageEvents(Renderer):
 
 
 def _sse(kind: str, data: Mapping[str, Any]) -> bytes:
-    return b"event: " + kind.encode() + b"\ndata: " + _encode({"type": kind, **data}) + b"\n\n"
+    return b"event: " + kind.encode() + b"\ndata: " + one_line(_encode({"type": kind, **data})) + b"\n\n"

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from api.stream import Renderer
+from api.stream import Renderer, one_line
 from shared.errors import ClinvkError
 from shared.event import Error, encode
 from shared.run import RunSpec
@@ -16,7 +16,7 @@ class Ndjson(Renderer):
         self._spec = spec
 
     def events(self, lines: Sequence[bytes], first: int) -> bytes:  # noqa: ARG002  # the lines hold their sequences
-        return b"\n".join(lines) + b"\n"
+        return one_line(b"\n".join(lines)) + b"\n"
 
     def heartbeat(self) -> bytes:
         return b"\n"
@@ -38,7 +38,10 @@ class Sse(Ndjson):
     media_type = Renderer.media_type
 
     def events(self, lines: Sequence[bytes], first: int) -> bytes:
-        parts = [b"id: %d\nevent: %s\ndata: %s\n\n" % (first + i, _type(line), line) for i, line in enumerate(lines)]
+        parts = [
+            b"id: %d\nevent: %s\ndata: %s\n\n" % (first + i, _type(line), one_line(line))
+            for i, line in enumerate(lines)
+        ]
         return b"".join(parts)
 
     def heartbeat(self) -> bytes:

@@ -12,7 +12,7 @@ import msgspec
 from api import errors
 from api.compat import RESTARTED
 from api.openai.wire import ChatUsage, CompletionTokensDetails, PromptTokensDetails
-from api.stream import Renderer
+from api.stream import Renderer, one_line
 from shared.errors import ClinvkError
 from shared.event import Done, Error, Message, Progress, Thinking, decode
 from shared.run import Failure, Run, RunSpec, Usage
@@ -69,7 +69,7 @@ class Chunks(Renderer):
             "model": spec.reply["model"],
             "system_fingerprint": None,
         }
-        self._head = b"data: " + _encode(head)[:-1] + b',"choices":['
+        self._head = b"data: " + one_line(_encode(head))[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
 
     def opening(self) -> bytes:
@@ -112,14 +112,14 @@ class Chunks(Renderer):
     def _failed(self, failure: Failure) -> bytes:
         answer = errors.of_failure(failure, dialect="openai", request_id=self._request_id, run_id=self._run_id)
         # The line must begin with exactly this for go-openai to see it.
-        return b'data: {"error":' + _encode(msgspec.json.decode(answer.body)["error"]) + b"}\n\n"
+        return b'data: {"error":' + one_line(_encode(msgspec.json.decode(answer.body)["error"])) + b"}\n\n"
 
     def _chunk(self, delta: dict[str, str], finish: str | None = None) -> bytes:
         reason = b"null" if finish is None else b'"' + finish.encode() + b'"'
         return (
             self._head
             + b'{"index":0,"delta":'
-            + _encode(delta)
+            + one_line(_encode(delta))
             + b',"logprobs":null,"finish_reason":'
             + reason
             + b"}"

@@ -12,7 +12,7 @@ from api.body import convert, decode, present
 from api.context import Context, context_of
 from api.conversation import Conversation
 from api.errors import RunFailed
-from api.exchange import NOBODY, Req, found, json, request_id_of, resumed, same_of, submitted, tenant_of
+from api.exchange import NOBODY, Req, found, json, resumed, same_of, submitted, tenant_of
 from api.openai import translate
 from api.openai.responses import ResponseEvents, id_of, of_run, run_of
 from api.openai.wire import RESPONSES_HEEDED, ResponsesBody
@@ -62,7 +62,7 @@ async def create_response(request: Req) -> Response[Any]:
             exchange = await submitted(request, spec, endpoint="responses", body=raw)
     if body.stream:
         told = compat.headers(exchange.spec, able, ignored)
-        events = ResponseEvents(exchange.spec, queued=body.background, request_id=request_id_of(request))
+        events = ResponseEvents(exchange.spec, queued=body.background)
         return await exchange.streamed(events, headers=told, tells=compat.tells, hold=not body.background)
     thoughts = Thoughts()
     ended = await exchange.whole(thoughts.see)
@@ -129,7 +129,6 @@ async def get_response(request: Req, response_id: str) -> Response[Any]:
     events = ResponseEvents(
         run.spec,
         queued=bool(run.spec.reply.get("background")),
-        request_id=request_id_of(request),
         after=-1 if given is None else int(given),
     )
     told = compat.headers(run.spec, None, (), run)

@@ -9,9 +9,8 @@ from typing import Any
 
 import msgspec
 
-from api import errors
 from api.compat import RESTARTED
-from api.stream import Renderer
+from api.stream import Renderer, one_line
 from shared.errors import ClinvkError
 from shared.event import Done, Error, Message, Progress, Thinking, decode
 from shared.run import Failure, Run, RunSpec, Status, Usage
@@ -120,10 +119,9 @@ def _error(failure: Failure) -> dict[str, Any]:
 class ResponseEvents(Renderer):
     """`after`: events up to this sequence number of the response's own are known to the client already (-1: none)."""
 
-    def __init__(self, spec: RunSpec, *, queued: bool, request_id: str, after: int = -1) -> None:
+    def __init__(self, spec: RunSpec, *, queued: bool, after: int = -1) -> None:
         self._spec = spec
         self._queued = queued
-        self._request_id = request_id
         self._after = after
         self._next = 0
         self._items = 0
@@ -180,10 +178,6 @@ class ResponseEvents(Renderer):
         made = _object(self._spec, "cancelled" if failure.code == "cancelled" else "failed")
         made["output"] = self._output
         made["error"] = _error(failure)
-        shown = errors.of_failure(failure, dialect="openai", request_id=self._request_id, run_id=self._spec.id)
-        made["error"]["message"] = msgspec.json.decode(shown.body)["error"]["message"]
-        if failure.retry_after_s is not None:
-            made["error"]["message"] += f" Please try again in {failure.retry_after_s:g}s."
         return self._tell("response.failed", response=made)
 
     # -- items: a reasoning item or a message at a time
@@ -251,4 +245,4 @@ class ResponseEvents(Renderer):
 
 
 def _sse(kind: str, data: Mapping[str, Any]) -> bytes:
-    return b"event: " + kind.encode() + b"\ndata: " + _encode(data) + b"\n\n"
+    return b"event: " + kind.encode() + b"\ndata: " + one_line(_encode(data)) + b"\n\n"

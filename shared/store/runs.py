@@ -43,11 +43,11 @@ class Claim(msgspec.Struct, frozen=True):
 
 class Same(msgspec.Struct, frozen=True, kw_only=True):
     """What makes two requests one run. `name` is made of the tenant, the endpoint and the caller's key ("key") or
-    the body's hash ("body"); `print` is the body's hash; `retry` counts the caller's own tries, 0 for the first."""
+    the body's hash ("body"); `fingerprint` is the body's hash; `retry` counts the caller's own tries, 0 for the first."""
 
     name: str
     kind: Literal["key", "body"]
-    print: str
+    fingerprint: str
     retry: int = 0
 
 
@@ -108,7 +108,7 @@ class Runs:
             spec.retry,
             max_depth,
             int((spec.start_within_s or 0) * 1000),
-            *(("", "", "", 0) if same is None else (same.name, same.kind, same.print, same.retry)),
+            *(("", "", "", 0) if same is None else (same.name, same.kind, same.fingerprint, same.retry)),
             f",{','.join(_AGAIN)},",
         )
         if text(reply[0]) == "full":

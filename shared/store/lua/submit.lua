@@ -39,10 +39,12 @@ if same ~= '' and kind == 'key' then
 elseif same ~= '' and try > 0 then
   for _, other in ipairs(redis.call('LRANGE', P .. 'same:' .. same, 0, -1)) do
     local stands = joinable(other)
+    local was = redis.call('HMGET', P .. 'run:' .. other, 'try', 'joiner')
+    if stands and was[2] == id then return join(other, stands) end  -- the answer to the same question was lost
     -- Each try of a caller joins a run once; one that somebody follows is another caller's.
     if stands and redis.call('SCARD', P .. 'followers:' .. other) == 0
-      and tonumber(redis.call('HGET', P .. 'run:' .. other, 'try') or '0') < try then
-      redis.call('HSET', P .. 'run:' .. other, 'try', try)
+      and tonumber(was[1] or '0') < try then
+      redis.call('HSET', P .. 'run:' .. other, 'try', try, 'joiner', id)
       return join(other, stands)
     end
   end

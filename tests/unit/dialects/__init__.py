@@ -1,0 +1,1 @@
+"""The compatible surfaces, without a server."""
