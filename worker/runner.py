@@ -109,6 +109,9 @@ class Runner:
             )
         if live.failure is not None:
             outcome = msgspec.structs.replace(outcome, failure=live.failure)
+        elif outcome.failure is not None and outcome.failure.code == "backend_login":
+            where = f"{outcome.failure.message} (the worker host is {self._host})"
+            outcome = msgspec.structs.replace(outcome, failure=msgspec.structs.replace(outcome.failure, message=where))
         took = asyncio.get_running_loop().time() - begun
         return msgspec.structs.replace(outcome, duration_ms=int(took * 1000))
 

@@ -1,6 +1,7 @@
 """The store's tests run against fakeredis where speed counts and a real server always."""
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import fakeredis
@@ -8,6 +9,7 @@ import pytest
 
 from shared.redis import Command, Redis
 from tests.servers import RedisServer
+from tests.store.store import Store
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +48,19 @@ def make_redis(request: pytest.FixtureRequest) -> Any:
         return Redis(server.url)
 
     return make
+
+
+@pytest.fixture
+def on_store(make_redis: Any) -> Callable[..., None]:
+    def go(test: Callable[[Store], Awaitable[None]], **limits: Any) -> None:
+        async def main() -> None:
+            redis = make_redis()
+            store = Store(redis, **limits)
+            try:
+                await test(store)
+            finally:
+                await redis.aclose()
+
+        asyncio.run(main())
+
+    return go

@@ -10,7 +10,9 @@ from shared.ids import new_id
 from shared.run import Failure, Outcome, RunSpec, Status
 from shared.store.runs import Added, Same
 from shared.sweep import HUNG_UP
-from tests.store.test_run_life import CANCELLED, Store, on_store  # noqa: F401  # a fixture
+from tests.store.store import Store
+
+CANCELLED = Failure("cancelled", "by its caller", "cancelled")
 
 
 async def submit(store: Store, same: Same, follower: str = "api_1", id: str | None = None, **spec: Any) -> Added:
