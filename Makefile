@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 CLIS := .clis/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install clis serve check test fix bench lock
+.PHONY: help install clis sdks serve check test fix bench lock
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 10
@@ -35,13 +35,16 @@ $(CLIS): tests/clis/package.json tests/clis/package-lock.json
 	@cd .clis && npm ci --no-audit --no-fund --loglevel=error </dev/null
 	@touch $@
 
+sdks: install  ## install the pinned SDKs for the tests, from PyPI, npm and the Go proxy (left out where one is missing)
+	@tests/system/sdks/install.sh
+
 serve: install  ## everything on this machine, on http://127.0.0.1:8080
 	$(BIN)/clinvk serve
 
 check: install  ## format, lint, types, import rules, unit tests; under fifteen seconds
 	@$(BIN)/python -m tests.check
 
-test: install clis  ## everything; says what it skipped and why
+test: install clis sdks  ## everything; says what it skipped and why
 	$(BIN)/ruff format --check -q .
 	$(BIN)/ruff check -q .
 	$(BIN)/mypy

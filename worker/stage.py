@@ -66,11 +66,7 @@ class Stage:
             settings = self._settings(config, command)
             env = self._env(backend, config, f"{place.scratch}/tmp")
             launch = backend.launch(spec, settings, place, env)
-            for path, content in launch.files.items():
-                _write(Path(path), content)
-            for target, source in launch.copies.items():
-                if Path(source).is_file():
-                    _write(Path(target), Path(source).read_bytes())
+            _lay_out(launch)
         except BaseException:
             self.workspaces.remove(spec.id)
             raise
@@ -121,6 +117,20 @@ class Stage:
             or (not name.startswith("CLINVK_") and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
         }
         return {"LANG": "C.UTF-8", "TERM": "xterm-256color", **env, "HOME": self._user_home, "TMPDIR": tmp}
+
+
+def _lay_out(launch: Launch) -> None:
+    """Raises: BackendUnavailable where the disk is full, or a file cannot be read or written."""
+    try:
+        for path, content in launch.files.items():
+            _write(Path(path), content)
+        for target, source in launch.copies.items():
+            if Path(source).is_file():
+                _write(Path(target), Path(source).read_bytes())
+    except OSError as error:
+        raise BackendUnavailable(
+            f"cannot lay out the run's files on this host: {error.strerror}", retry_after_s=30
+        ) from error
 
 
 def _write(path: Path, content: bytes) -> None:

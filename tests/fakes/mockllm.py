@@ -9,6 +9,8 @@ A directive `[[mock:KIND key=value …]]` in the last user text that has one say
   drop    three pieces, then the connection is cut
   eof     three pieces, then the body ends without the vendor's final event
   hang    never answers
+  json    some words, then the value {"a":"b"} as the whole of an answer (value=... without blanks): through the tool
+          StructuredOutput where that is offered
   seen    one text: JSON of what the model was sent (roles, sha256 and length of the last user text, system prompt)
 
 Only what the CLIs read of each vendor's stream is there. Standard library alone.
@@ -52,6 +54,7 @@ class Request:
         if self.api == "openai":
             developer = [text for role, text in self.turns if role == "developer"]
             self.system += "\n".join(developer)
+        self.media = _media(items)  # media type and base64 of every image and document
         self.tools = [t.get("name") for t in body.get("tools", [])]
 
     def number(self, name: str, default: int) -> int:
@@ -84,6 +87,24 @@ def _texts(value: Any) -> str:
     if not isinstance(value, list):
         return ""
     return "\n".join(p["text"] for p in value if isinstance(p, dict) and isinstance(p.get("text"), str))
+
+
+def _media(value: Any) -> list[tuple[str, str]]:
+    """Wherever it stands, in any vendor's form."""
+    match value:
+        case {"source": {"type": "base64", "media_type": kind, "data": data}}:
+            return [(kind, data)]
+        case {"inlineData": {"mimeType": kind, "data": data}}:
+            return [(kind, data)]
+        case {"image_url": str() as url}:
+            head, _, data = url.partition(";base64,")
+            return [(head.removeprefix("data:"), data)]
+        case dict():
+            return [found for part in value.values() for found in _media(part)]
+        case list():
+            return [found for part in value for found in _media(part)]
+        case _:
+            return []
 
 
 def _sse(data: dict[str, Any]) -> bytes:
@@ -128,6 +149,9 @@ class _Anthropic:
     def tool(self, command: str, _: list[str]) -> list[bytes]:
         args = json.dumps({"command": command, "description": "run"})
         return self.block("tool_use", [args], id="toolu_mock1", name="Bash")
+
+    def value(self, value: str) -> list[bytes]:
+        return self.block("tool_use", [value], id="toolu_value", name="StructuredOutput")
 
     def end(self, reason: str, count: int) -> bytes:
         delta = {"stop_reason": "tool_use" if reason == "tool" else "end_turn", "stop_sequence": None}
@@ -323,6 +347,13 @@ class MockLLM:
         if request.kind == "tool" and not request.answered:
             events += api.tool(request.args.get("cmd", "echo+hello-from-tool").replace("+", " "), request.tools)
             reason = "tool"
+        elif request.kind == "json":
+            value = request.args.get("value", '{"a":"b"}')
+            if isinstance(api, _Anthropic) and "StructuredOutput" in request.tools and not request.answered:
+                events += [*api.text(["first ", "I look "]), *api.value(value)]
+                reason = "tool"
+            else:
+                events += [*api.text(["first ", "I look "]), *api.text([value])]
         else:
             if request.kind == "think":
                 events += api.think([f"thought{i} " for i in range(3)])

@@ -1,16 +1,18 @@
 """Claude Code, as observed of 2.1.329: `claude -p` with stream-json in and out."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from shared.errors import NotEnforceable
-from shared.event import Content, Init, Progress, Thinking, TokenUsage, ToolResult, ToolUse
+from shared.event import Content, Init, Message, Progress, Thinking, TokenUsage, ToolResult, ToolUse
 from shared.host import Capabilities
 from shared.run import Failure, Outcome, RunSpec, Usage
 from worker.backends.answer import Answer
 from worker.backends.base import Backend, Exit, Launch, Parser, Place, Settings
 from worker.backends.causes import classify, ended
+from worker.backends.claude_input import IMAGES, session_file, session_id, stdin
 from worker.backends.lines import Lines, number, part, parts, text
 from worker.backends.options import extra, lacking, resolve
 
@@ -22,6 +24,8 @@ _PERMISSION = {
     "always": "dontAsk",
 }
 _READING = ("Read", "Glob", "Grep", "WebFetch", "WebSearch", "TodoWrite")
+_EFFORT = {"none": "low", "minimal": "low"}  # it has low, medium, high, xhigh, max
+_VALUE_TOOL = "StructuredOutput"  # its way to an answer of a schema; no tool that a caller would know of
 _EXTRA = ("--fallback-model=", "--effort=")
 
 # Its own retries go on for three minutes unless bounded; nothing but model calls leaves the machine.
@@ -46,7 +50,11 @@ class Claude(Backend):
         return Capabilities(
             modes={"": every, "full": every, "read-only": every, "workspace": ("default", "auto", "always")},
             system_prompt=("replace", "append"),
-            options=("model", "max_turns", "max_tokens", "ephemeral", "resume", "add_dirs"),
+            options=(
+                *("model", "max_turns", "max_tokens", "ephemeral", "resume", "add_dirs"),
+                *("history", "schema", "effort", "thinking"),
+            ),
+            attachments=(*IMAGES, "application/pdf", "text/*"),
             extra=_EXTRA,
         )
 
@@ -79,46 +87,50 @@ class Claude(Backend):
             argv += ["--model", options.model]
         if options.max_turns:
             argv += ["--max-turns", str(options.max_turns)]
+        if options.effort:
+            argv += ["--effort", _EFFORT.get(options.effort, options.effort)]
+        files = {}
         if spec.resume:
             argv += ["--resume", spec.resume]
-        elif spec.session_id is None:
-            argv += ["--no-session-persistence"]
-        argv += [*settings.extra_flags, *extra(spec, settings, _EXTRA)]
+        elif spec.history:
+            path = f"{place.scratch}/{session_id(spec)}.jsonl"
+            files[path] = session_file(spec, place.cwd, options.model)
+            argv += ["--resume", path]
+            if spec.session_id is not None:
+                argv += ["--fork-session"]  # else it goes on in that file, which does not outlive the run
         env = {**base_env, **_SWITCHES}
+        if spec.session_id is None and not spec.resume:
+            argv += ["--no-session-persistence"]
+            env["CLAUDE_CODE_DISABLE_AUTO_MEMORY"] = "1"  # else a folder stays in HOME for each working directory
+        argv += [*settings.extra_flags, *extra(spec, settings, _EXTRA)]
         if options.max_tokens:
             env["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] = str(options.max_tokens)
+        if options.thinking_tokens is not None:
+            # The second is for models that have both ways; the newest think as much as they like in any case.
+            env["MAX_THINKING_TOKENS"] = str(options.thinking_tokens)
+            env[
+                "CLAUDE_CODE_DISABLE_ADAPTIVE_THINKING" if options.thinking_tokens else "CLAUDE_CODE_DISABLE_THINKING"
+            ] = "1"
         return Launch(
             argv=tuple(argv),
             env={**env, **settings.env},
             cwd=place.cwd,
-            stdin=_stdin(spec, options.system_prompt),
+            stdin=stdin(spec, options.system_prompt),
+            files=files,
             not_enforced=lacking(options, able),
         )
 
-    def parser(self, spec: RunSpec) -> Parser:  # noqa: ARG002  # the interface
-        return _Parser()
-
-
-def _stdin(spec: RunSpec, system_prompt: str | None) -> bytes:
-    """`client_composed` makes `@file` and `/command` plain text (CLI 2.1.329; nothing else does for both)."""
-    request: dict[str, Any] = {"subtype": "initialize", "hooks": None}
-    if system_prompt is not None and spec.system_prompt_mode == "append":
-        request["appendSystemPrompt"] = system_prompt
-    elif system_prompt is not None:
-        request["systemPrompt"] = [system_prompt]
-    message = {
-        "type": "user",
-        "message": {"role": "user", "content": [{"type": "text", "text": spec.prompt}]},
-        "parent_tool_use_id": None,
-        "session_id": "",
-        "client_composed": True,
-    }
-    lines = ({"type": "control_request", "request_id": "init", "request": request}, message)
-    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    def parser(self, spec: RunSpec) -> Parser:
+        return _Parser(to_schema=spec.schema is not None)
 
 
 class _Parser(Parser):
-    def __init__(self) -> None:
+    """With `to_schema` the answer is the value that the CLI reports at the end; what the model says on its way is no part of it."""
+
+    def __init__(self, *, to_schema: bool) -> None:
+        self._to_schema = to_schema
+        self._value: str | None = None
+        self._value_calls: set[str] = set()
         self._lines = Lines()
         self._answer = Answer()
         self._thoughts = Answer()
@@ -135,6 +147,24 @@ class _Parser(Parser):
         return [event for item in self._lines.feed(data) for event in self._item(item)]
 
     def _item(self, item: dict[str, Any]) -> list[Content]:
+        events = self._told(item)
+        return [event for event in events if self._counts(event)] if self._to_schema else events
+
+    def _counts(self, event: Content) -> bool:
+        match event:
+            case ToolUse(id=id, name=name) if name == _VALUE_TOOL:
+                self._value_calls.add(id)
+                return False
+            case ToolResult(id=id):
+                return id not in self._value_calls
+            case Message(text=said):
+                return said is self._value
+            case Progress(restart_at=restart_at):
+                return restart_at is None
+            case _:
+                return True
+
+    def _told(self, item: dict[str, Any]) -> list[Content]:
         if item.get("parent_tool_use_id"):
             return []  # a sub-agent's own talk
         match item.get("type"):
@@ -156,7 +186,9 @@ class _Parser(Parser):
                 self._result = item
                 usage = _usage(item)
                 events = self._close()
-                if not self._answer.text and item.get("is_error") is not True:
+                if self._to_schema:
+                    events += self._take_value(item)
+                elif not self._answer.text and item.get("is_error") is not True:
                     events += self._answer.add(text(item.get("result")), partial=False)
                 return [
                     *events,
@@ -164,6 +196,13 @@ class _Parser(Parser):
                 ]
             case _:
                 return []
+
+    def _take_value(self, result: dict[str, Any]) -> list[Content]:
+        value = result.get("structured_output")
+        if value is None or result.get("is_error") is True or self._value is not None:
+            return []
+        self._value = msgspec.json.encode(value).decode()
+        return [Message(self._value)]
 
     def _system(self, item: dict[str, Any]) -> list[Content]:
         match item.get("subtype"):
@@ -243,13 +282,14 @@ class _Parser(Parser):
 
     def finish(self, exit: Exit) -> tuple[list[Content], Outcome]:
         events = [event for item in self._lines.flush() for event in self._item(item)]
-        events += self._close()
+        if not self._to_schema:
+            events += self._close()
         result = self._result
         usage = None if result is None else _usage(result)
         cost = None if result is None else result.get("total_cost_usd")
         return events, Outcome(
             exit_code=exit.code,
-            output=self._answer.text,
+            output=(self._value or "") if self._to_schema else self._answer.text,
             usage=usage,
             failure=self._failure(exit),
             backend_session_id=self._session_id or (text(part(result, "session_id")) or None),
@@ -267,6 +307,8 @@ class _Parser(Parser):
             return Failure("backend_error", "claude reached its limit of turns before it was done", "max_turns")
         if subtype == "error_max_budget_usd":
             return Failure("backend_error", "claude reached its budget before it was done", "max_budget")
+        if subtype == "error_max_structured_output_retries":
+            return _no_value(said)
         if result.get("is_error") is True or subtype.startswith("error"):
             if subtype == "error_during_execution":
                 errors = result.get("errors")
@@ -279,7 +321,14 @@ class _Parser(Parser):
             return Failure("backend_error", f"claude ended with {subtype or 'no subtype'}: {said}", "failed")
         if exit.code != 0:
             return ended("claude", exit.code, exit.stderr)
+        if self._to_schema and self._value is None:
+            return _no_value(said)
         return None
+
+
+def _no_value(said: str) -> Failure:
+    message = f"claude gave no answer of the schema asked for. {said[:2000]}".strip()
+    return Failure("backend_error", message, "no_structured_output")
 
 
 def _usage(result: dict[str, Any]) -> Usage:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from shared.event import Content, Init, Message, Progress, Thinking, TokenUsage, ToolResult, ToolUse
 from shared.host import Capabilities
 from shared.run import Failure, Outcome, RunSpec, Usage
@@ -11,9 +13,11 @@ from worker.backends.base import Backend, Exit, Launch, Parser, Place, Settings
 from worker.backends.causes import classify, ended
 from worker.backends.lines import Lines, number, part, text
 from worker.backends.options import extra, lacking, resolve
+from worker.backends.turns import image_files, transcript
 
 _SANDBOX = {"read-only": "read-only", "workspace": "workspace-write", "full": "danger-full-access"}
 _WAITS = 3  # "waiting for network": it would wait for ever
+_EFFORT = {"none": "low", "minimal": "low"}  # its models have low, medium, high, xhigh, max
 _TOOLS = ("command_execution", "file_change", "mcp_tool_call", "web_search")
 
 
@@ -28,7 +32,8 @@ class Codex(Backend):
         return Capabilities(
             modes={"": every, "read-only": every, "workspace": every, "full": every},
             system_prompt=("replace",),
-            options=("model", "ephemeral", "resume", "add_dirs"),
+            options=("model", "ephemeral", "resume", "add_dirs", "schema", "effort"),
+            attachments=("image/png", "image/jpeg", "image/gif", "image/webp", "text/*"),
         )
 
     def launch(self, spec: RunSpec, settings: Settings, place: Place, base_env: Mapping[str, str]) -> Launch:
@@ -48,7 +53,10 @@ class Codex(Backend):
             config["sandbox_mode"] = sandbox
         if place.add_dirs:
             config["sandbox_workspace_write.writable_roots"] = list(place.add_dirs)
-        files = {}
+        images = image_files(spec, place.scratch)
+        files = dict(images)
+        if options.effort:
+            config["model_reasoning_effort"] = _EFFORT.get(options.effort, options.effort)
         if options.system_prompt is not None:
             path = f"{place.scratch}/instructions.md"
             files[path] = options.system_prompt.encode("utf-8", "replace")
@@ -58,6 +66,11 @@ class Codex(Backend):
             argv += ["-c", f"{name}={json.dumps(value)}"]  # TOML's basic values are JSON's
         if options.model:
             argv += ["-m", options.model]
+        if spec.schema is not None:
+            path = f"{place.scratch}/schema.json"
+            files[path] = json.dumps(spec.schema).encode()
+            argv += [f"--output-schema={path}"]
+        argv += [f"--image={path}" for path in images]  # without the = it takes all that follows for images
         if spec.session_id is None and not spec.resume:
             argv += ["--ephemeral"]
         argv += [*settings.extra_flags, *extra(spec, settings, able.extra)]
@@ -67,17 +80,21 @@ class Codex(Backend):
             argv=(*argv, "-"),
             env={**base_env, **settings.env},
             cwd=place.cwd,
-            stdin=spec.prompt.encode("utf-8", "replace"),  # invalid UTF-8 on its stdin is an error
+            stdin=transcript(spec).encode("utf-8", "replace"),  # invalid UTF-8 on its stdin is an error
             files=files,
             not_enforced=lacking(options, able),
         )
 
     def parser(self, spec: RunSpec) -> Parser:
-        return _Parser(spec.prior_usage)
+        return _Parser(spec.prior_usage, to_schema=spec.schema is not None)
 
 
 class _Parser(Parser):
-    def __init__(self, prior: Usage | None) -> None:
+    """With `to_schema` the answer is the last message alone; those before it are how the model came to it."""
+
+    def __init__(self, prior: Usage | None, *, to_schema: bool) -> None:
+        self._to_schema = to_schema
+        self._last: str | None = None  # of the messages, until it is known whether another follows
         self._lines = Lines()
         self._prior = prior or Usage()
         self._said: list[str] = []
@@ -105,7 +122,10 @@ class _Parser(Parser):
             case "turn.completed":
                 self._completed = True
                 self._usage = used = self._this_turn(item.get("usage"))
-                return [TokenUsage(used.input_tokens, used.output_tokens, used.cached_tokens, used.reasoning_tokens)]
+                return [
+                    *self._value(),
+                    TokenUsage(used.input_tokens, used.output_tokens, used.cached_tokens, used.reasoning_tokens),
+                ]
             case "turn.failed":
                 self._failed = text(part(item, "error", "message")) or "it gave no reason"
             case "error":
@@ -124,6 +144,18 @@ class _Parser(Parser):
             self.hopeless = classify("codex", message, status=401)
         return [Progress(message)]
 
+    def _value(self) -> list[Content]:
+        """The answer, where it is one JSON value."""
+        last, self._last = self._last, None
+        if not last:
+            return []
+        try:
+            msgspec.json.decode(last)
+        except (msgspec.DecodeError, RecursionError):
+            return [Progress(last)]
+        self._said.append(last)
+        return [Message(last)]
+
     @staticmethod
     def _started(item: Any) -> list[Content]:
         kind = part(item, "type")
@@ -136,6 +168,9 @@ class _Parser(Parser):
         match kind:
             case "agent_message":
                 said = text(part(item, "text"))
+                if self._to_schema:
+                    before, self._last = self._last, said
+                    return [Progress(before)] if before else []
                 if said and self._said:
                     said = "\n\n" + said
                 self._said.append(said)
@@ -174,6 +209,8 @@ class _Parser(Parser):
             failure = ended("codex", exit.code, exit.stderr)
         elif exit.code != 0:
             failure = ended("codex", exit.code, exit.stderr)
+        elif self._to_schema and not self._said:
+            failure = Failure("backend_error", "codex gave no answer of the schema asked for", "no_structured_output")
         return events, Outcome(
             exit_code=exit.code,
             output="".join(self._said),

@@ -1,5 +1,6 @@
 """Echo: no CLI and no login, but a real child through the same queue, worker and relay; a first try and a canary."""
 
+import json
 from collections.abc import Mapping
 
 from shared.errors import InvalidRequest, UnsupportedParameter
@@ -8,9 +9,10 @@ from shared.host import Capabilities
 from shared.run import Failure, Outcome, RunSpec, Usage
 from worker.backends.base import Backend, Exit, Launch, Parser, Place, Settings
 from worker.backends.lines import Lines, number, text
+from worker.backends.options import refuse
 
 _ALL = ("default", "auto", "none", "always")
-_EXTRA = ("--delay-ms=", "--exit-code=", "--think", "--hang")
+_EXTRA = ("--delay-ms=", "--exit-code=", "--think", "--hang", "--history")
 
 
 class Echo(Backend):
@@ -19,21 +21,28 @@ class Echo(Backend):
 
     def capabilities(self, *, as_root: bool) -> Capabilities:  # noqa: ARG002  # the same for root
         modes: dict[str, tuple[str, ...]] = dict.fromkeys(("", "read-only", "workspace", "full"), _ALL)
-        return Capabilities(modes=modes, options=("ephemeral", "resume", "model", "add_dirs"), extra=_EXTRA)
+        options = ("ephemeral", "resume", "model", "add_dirs", "history")
+        return Capabilities(modes=modes, options=options, extra=_EXTRA)
 
     def launch(self, spec: RunSpec, settings: Settings, place: Place, base_env: Mapping[str, str]) -> Launch:
+        refuse(spec, self.capabilities(as_root=settings.as_root))
         for index, flag in enumerate(spec.extra):
             name, equals, value = flag.partition("=")
             if name + equals not in (*_EXTRA, *settings.allow_extra):
                 raise UnsupportedParameter(f"echo has no flag {flag!r}", field=f"extra[{index}]")
             if equals and not value.isdecimal():
                 raise InvalidRequest(f"{name} takes a whole number, not {value!r}", field=f"extra[{index}]")
-        lacks = [name for name in ("max_turns", "max_tokens") if getattr(spec, name) is not None]
+        lacks = [name for name in ("max_turns", "max_tokens", "effort") if getattr(spec, name) is not None]
+        lacks += ["thinking"] if spec.thinking_tokens is not None else []
+        flags = (*settings.extra_flags, *spec.extra)
+        earlier = b""
+        if "--history" in flags:  # one line of JSON before the prompt
+            earlier = json.dumps([[turn.role, turn.text] for turn in spec.history]).encode() + b"\n"
         return Launch(
-            argv=(*settings.command, *settings.extra_flags, *spec.extra),
+            argv=(*settings.command, *flags),
             env={**base_env, **settings.env},
             cwd=place.cwd,
-            stdin=spec.prompt.encode("utf-8", "surrogatepass"),
+            stdin=earlier + spec.prompt.encode("utf-8", "surrogatepass"),
             not_enforced=tuple(lacks),
         )
 

@@ -16,12 +16,15 @@ def main() -> int:
     for word in sys.argv[1:]:
         name, _, value = word.partition("=")
         options[name] = value
+    turns = json.loads(sys.stdin.buffer.readline()) if "--history" in options else []
     prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
     delay_s = float(options.get("--delay-ms", "0")) / 1000
     code = int(options.get("--exit-code", "0"))
     say(type="init", model="echo-1")
     if "--think" in options:
         say(type="thinking", text="The prompt is to be said back. ")
+    for role, text in turns:
+        say(type="text", text=f"{role}: {text}\n")
     words = re.findall(r"\S+\s*|\s+", prompt)
     for word in words:
         if delay_s:

@@ -5,14 +5,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from shared.errors import UnsupportedParameter
 from shared.event import Content, Init, Progress, TokenUsage, ToolResult, ToolUse
 from shared.host import Capabilities
-from shared.run import Failure, Outcome, RunSpec, Usage
+from shared.run import Failure, Outcome, RunSpec, Turn, Usage
 from worker.backends.answer import Answer
 from worker.backends.base import Backend, Exit, Launch, Parser, Place, Settings
 from worker.backends.causes import classify, ended
 from worker.backends.lines import Lines, number, part, text
 from worker.backends.options import extra, lacking, resolve
+from worker.backends.turns import NOTHING, content, document, is_text
 
 _APPROVAL = {"": "default", "default": "default", "auto": "auto_edit", "none": "yolo", "always": "default"}
 _MODEL = "gemini-2.5-pro"  # without a name it asks another model which one to take, at every run
@@ -32,7 +34,8 @@ class Gemini(Backend):
         return Capabilities(
             modes={"": every, "full": every, "read-only": every, "workspace": ("default", "auto", "always")},
             system_prompt=("replace",),
-            options=("model", "max_turns", "ephemeral", "resume", "add_dirs"),
+            options=("model", "max_turns", "ephemeral", "resume", "add_dirs", "history"),
+            attachments=("image/png", "image/jpeg", "image/webp", "application/pdf", "text/*"),
         )
 
     def launch(self, spec: RunSpec, settings: Settings, place: Place, base_env: Mapping[str, str]) -> Launch:
@@ -45,11 +48,20 @@ class Gemini(Backend):
         argv += ["-m", options.model or _MODEL]
         for folder in place.add_dirs:
             argv += ["--include-directories", folder]
+        files = {}
         if spec.resume:
+            if spec.attachments:
+                raise UnsupportedParameter(
+                    "gemini can be given attachments only where a session begins", field=spec.attachments[0].field
+                )
             argv += ["--resume", spec.resume]
+        elif spec.history or spec.attachments:
+            path = f"{place.scratch}/session.json"
+            files[path] = _earlier(spec)
+            argv += ["--session-file", path]
         argv += [*settings.extra_flags, *extra(spec, settings, able.extra)]
         own = f"{place.own_home}/.gemini"
-        files = {f"{own}/settings.json": json.dumps(_settings(env, settings, options.max_turns)).encode()}
+        files[f"{own}/settings.json"] = json.dumps(_settings(env, settings, options.max_turns)).encode()
         env |= {
             "HOME": place.own_home,
             "GEMINI_CLI_NO_RELAUNCH": "1",
@@ -73,6 +85,42 @@ class Gemini(Backend):
 
     def parser(self, spec: RunSpec) -> Parser:  # noqa: ARG002  # the interface
         return _Parser()
+
+
+def _earlier(spec: RunSpec) -> bytes:
+    """The history as a session file of the CLI. It joins a last turn of the user's with the prompt: so the prompt's
+    attachments come to it."""
+    at = "2026-01-01T00:00:00.000Z"
+    turns = list(spec.history)
+    if spec.attachments:
+        turns.append(Turn(role="user", text="", attachments=spec.attachments))
+    messages = [
+        {
+            "id": f"{index:08d}",
+            "timestamp": at,
+            "type": "user" if turn.role == "user" else "gemini",
+            "content": _parts(turn),
+        }
+        for index, turn in enumerate(turns)
+    ]
+    made = {"sessionId": "00000000-0000-4000-8000-000000000000", "projectHash": "", "startTime": at, "lastUpdated": at}
+    return json.dumps({**made, "messages": messages}).encode()
+
+
+def _parts(turn: Turn) -> list[dict[str, Any]]:
+    """The CLI leaves out a turn of the user's whose text begins with / or ? or a mark of its own, unless a part says
+    of itself that it is no thought (0.61.0)."""
+    as_it_is = {"thought": False} if turn.role == "user" else {}
+    parts: list[dict[str, Any]] = []
+    for found in turn.attachments:
+        if is_text(found):
+            parts.append({"text": f"{found.name or 'document'}:\n\n{document(found)}\n\n", **as_it_is})
+        else:
+            content(found)  # refuses what is no base64
+            parts.append({"inlineData": {"mimeType": found.media_type.lower(), "data": found.data}})
+    if turn.text.strip() or not parts:
+        parts.append({"text": turn.text if turn.text.strip() else NOTHING, **as_it_is})
+    return parts
 
 
 def _settings(env: Mapping[str, str], settings: Settings, max_turns: int | None) -> dict[str, Any]:

@@ -133,6 +133,10 @@ def test_a_model_may_not_be_a_flag():
 
 
 def test_what_a_cli_lacks_is_said():
-    assert launch("codex", max_turns=3, max_tokens=9).not_enforced == ("max_turns", "max_tokens")
-    assert launch("gemini", max_turns=3, max_tokens=9).not_enforced == ("max_tokens",)
-    assert launch("claude", max_turns=3, max_tokens=9).not_enforced == ()
+    asked = {"max_turns": 3, "max_tokens": 9, "effort": "low", "thinking_tokens": 0}
+
+    assert launch("codex", **asked).not_enforced == ("max_turns", "max_tokens", "thinking")
+    assert launch("gemini", **asked).not_enforced == ("max_tokens", "effort", "thinking")
+    assert launch("claude", **asked).not_enforced == ()
+    assert launch("echo", **asked).not_enforced == ("max_turns", "max_tokens", "effort", "thinking")
+    assert launch("gemini").not_enforced == ()

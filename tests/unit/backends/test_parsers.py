@@ -53,13 +53,20 @@ WORDS = st.sampled_from(
         "id",
         "role",
         "timestamp",
+        "structured_output",
+        "tool_use",
+        "StructuredOutput",
     ]
 )
 SHAPED = st.dictionaries(WORDS, WORDS | JSON | st.dictionaries(WORDS, WORDS | JSON, max_size=4), max_size=6)
 
 
-def parser_of(backend: str):
-    return BACKENDS[backend].parser(RunSpec(id="r", tenant="t", backend=backend, prompt="p"))
+def parser_of(backend: str, **fields):
+    return BACKENDS[backend].parser(RunSpec(id="r", tenant="t", backend=backend, prompt="p", **fields))
+
+
+def lines(*items: object) -> bytes:
+    return b"".join(json.dumps(item).encode() + b"\n" for item in items)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -73,6 +80,68 @@ def test_no_output_makes_a_parser_raise(backend, items, noise, code):
     _, outcome = parser.finish(Exit(code=code, stderr=""))
 
     assert isinstance(outcome.output, str)
+
+
+@pytest.mark.parametrize("backend", ["claude", "codex"])
+@given(items=st.lists(SHAPED | JSON, max_size=8), code=st.integers(0, 1))
+@settings(max_examples=150, deadline=None)
+def test_to_a_schema_the_messages_joined_are_the_output_and_json(backend, items, code):
+    parser = parser_of(backend, schema={"type": "object"})
+
+    events = parser.feed(lines(*items))
+    last, outcome = parser.finish(Exit(code=code))
+
+    assert texts([*events, *last]) == outcome.output
+    assert not [e for e in [*events, *last] if isinstance(e, Progress) and e.restart_at is not None]
+    if outcome.failure is None:
+        json.loads(outcome.output)
+
+
+def test_claudes_value_is_compact_json_of_any_letters():
+    parser = parser_of("claude", schema={"type": "object"})
+    value = {"a": ["é 漢 🪐", None, 1, 2.5, "\u2028"], "b": {}}
+    result = {"type": "result", "subtype": "success", "is_error": False, "result": "", "structured_output": value}
+
+    events = parser.feed(lines(result, result))
+    _, outcome = parser.finish(Exit(code=0))
+
+    assert outcome.output == texts(events) == '{"a":["é 漢 🪐",null,1,2.5,"\u2028"],"b":{}}'
+    assert outcome.failure is None
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"subtype": "success", "is_error": False},
+        {"subtype": "success", "is_error": False, "structured_output": None},
+        {"subtype": "error_max_structured_output_retries", "is_error": True},
+    ],
+)
+def test_claude_without_a_value_has_failed(end):
+    parser = parser_of("claude", schema={"type": "object"})
+
+    parser.feed(lines({"type": "result", "result": "just words", **end}))
+    _, outcome = parser.finish(Exit(code=0))
+
+    assert outcome.failure is not None
+    assert (outcome.failure.cause, outcome.output) == ("no_structured_output", "")
+
+
+@pytest.mark.parametrize("said", ["just words", "", '{"a":', "NaN"])
+def test_codex_without_json_in_its_last_message_has_failed(said):
+    parser = parser_of("codex", schema={"type": "object"})
+
+    parser.feed(
+        lines(
+            {"type": "item.completed", "item": {"type": "agent_message", "text": '{"a":1}'}},
+            {"type": "item.completed", "item": {"type": "agent_message", "text": said}},
+            {"type": "turn.completed", "usage": {}},
+        )
+    )
+    _, outcome = parser.finish(Exit(code=0))
+
+    assert outcome.failure is not None
+    assert (outcome.failure.cause, outcome.output) == ("no_structured_output", "")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -23,6 +23,8 @@ EXPECTED: dict[str, tuple[str | None, str | None, str | None]] = {
     "claude/err429-ra1": ("backend_limited", "rate_limited", ""),
     "claude/err500-retries0": ("backend_error", "vendor_error", ""),
     "claude/json": (None, None, TOK5),
+    "claude/json-schema": (None, None, '{"a":"b"}'),
+    "claude/json-schema-none": ("backend_error", "no_structured_output", ""),
     "claude/maxturns-none": ("backend_error", "max_turns", ""),
     "claude/session-first": (None, None, TOK5),
     "claude/session-resume": (None, None, None),
@@ -42,6 +44,7 @@ EXPECTED: dict[str, tuple[str | None, str | None, str | None]] = {
     "codex/err429": ("backend_limited", "rate_limited", ""),
     "codex/err500": ("backend_unavailable", "overloaded", ""),
     "codex/json": (None, None, TOK8),
+    "codex/json-schema": (None, None, '{"a":"b"}'),
     "codex/output-schema": (None, None, '{"a":"b"}'),
     "codex/reasoning": (None, None, "tok0 tok1 tok2 tok3 "),
     "codex/refused": ("backend_error", "crashed", ""),
@@ -79,7 +82,8 @@ def play(case: str, how: str = "whole", prior: Usage | None = None) -> tuple[lis
     out = (folder / "stdout").read_bytes() if (folder / "stdout").exists() else b""
     err = (folder / "stderr").read_text() if (folder / "stderr").exists() else ""
     backend = case.partition("/")[0]
-    parser = BACKENDS[backend].parser(RunSpec(id="r", tenant="t", backend=backend, prompt="p", prior_usage=prior))
+    spec = RunSpec(id="r", tenant="t", backend=backend, prompt="p", prior_usage=prior, schema=meta.get("schema"))
+    parser = BACKENDS[backend].parser(spec)
     pieces = {"whole": [out], "lines": out.splitlines(keepends=True), "bytes": [bytes([b]) for b in out]}[how]
     events = [event for piece in pieces for event in parser.feed(piece)]
     last, outcome = parser.finish(Exit(code=meta["exit_code"], stderr=err))
@@ -137,6 +141,13 @@ def test_thinking_and_tools_are_events_of_their_own():
     assert "".join(thoughts) == "**Plan** thought0 **Plan** thought1 **Plan** thought2 **Plan** thought3 "
     assert [type(e) for e in tools] == [ToolUse, ToolResult]
     assert tools[1].output == "hello-from-tool"
+
+
+def test_of_a_run_to_a_schema_only_the_value_is_text_and_its_tool_is_hidden():
+    claude, codex = play("claude/json-schema")[0], play("codex/json-schema")[0]
+
+    assert [type(e).__name__ for e in claude] == ["Init", "Message", "TokenUsage"]
+    assert [e for e in codex if isinstance(e, Message | Progress)] == [Progress("first I look "), Message('{"a":"b"}')]
 
 
 def test_usage_counts_the_cache_once_and_thoughts_as_output():

@@ -1,0 +1,125 @@
+"""What the README shows is what happens: its commands as they stand, but for the port."""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.test_family import Laptop
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+CURLS = [i for i, (kind, text) in enumerate(BLOCKS) if kind in ("sh", "bash", "console") and "curl" in text]
+SCRIPTS = [i for i, (kind, _) in enumerate(BLOCKS) if kind == "python"]
+SHOWN = "127.0.0.1:8080"
+
+
+@pytest.fixture(scope="module")
+def base() -> Iterator[str]:
+    laptop = Laptop()
+    try:
+        yield laptop.start()
+    finally:
+        laptop.close()
+
+
+def here(block: int, base: str) -> str:
+    """The text of a block, made for the family of this test."""
+    text = BLOCKS[block][1]
+    assert SHOWN in text or "localhost:8080" in text
+    return text.replace(SHOWN, base.removeprefix("http://")).replace("localhost:8080", base.removeprefix("http://"))
+
+
+def said(value: Any) -> Iterator[str]:
+    """Every text in an answer."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from said(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from said(item)
+
+
+def documents(answer: str) -> list[Any]:
+    """A JSON answer, NDJSON or the data of server-sent events."""
+    try:
+        return [json.loads(answer)]
+    except json.JSONDecodeError:
+        lines = [line.removeprefix("data:").strip() for line in answer.splitlines()]
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def asked(command: str) -> str:
+    """The prompt of a request, in whichever dialect."""
+    body = json.loads(re.search(r"(?:-d|--data|--json)\s+'(.*?)'", command, re.DOTALL).group(1))
+    found = body.get("prompt") or body.get("input") or body["messages"][-1]["content"]
+    assert isinstance(found, str)
+    return found
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("block", CURLS)
+def test_a_curl_command_of_the_readme_is_answered(base, block):
+    command = here(block, base)
+
+    ran = subprocess.run(["sh", "-euc", command], capture_output=True, text=True, timeout=60, check=False)
+
+    assert ran.returncode == 0, ran.stderr
+    if "-d " not in command:
+        assert ran.stdout
+        return
+    found = documents(ran.stdout)
+    assert found, ran.stdout
+    assert not any(one.get("error") or one.get("type") == "error" for one in found), ran.stdout
+    text = " ".join(said(found))
+    assert [word for word in asked(command).split() if word not in text] == []
+    if "/api/v1/prompt" in command and "stream-json" in command:
+        assert found[-1]["type"] == "done"
+        assert "".join(e["content"]["text"] for e in found if e["type"] == "message") == asked(command)
+    elif "/api/v1/prompt" in command:
+        assert found[0]["output"] == asked(command)
+    kind, printed = BLOCKS[block + 1] if block + 1 < len(BLOCKS) else ("", "")
+    if kind in ("json", "jsonl", "ndjson"):  # the answer, as the README prints it
+        assert [sorted(one) for one in documents(printed)] == [sorted(one) for one in found]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("block", SCRIPTS)
+def test_a_python_script_of_the_readme_says_what_it_was_asked_to(base, block):
+    text = here(block, base)
+    needs = re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE)
+    lacks = [name for name in needs if importlib.util.find_spec(name) is None]
+    if lacks:
+        pytest.skip(f"not installed: {', '.join(lacks)}")
+
+    ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
+
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip()
+    assert ran.stdout.strip() in text  # echo says its prompt
+
+
+def test_the_readme_shows_at_least_a_command_and_a_script():
+    assert CURLS
+    assert SCRIPTS
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE))))
+def test_a_target_that_the_readme_names_is_in_the_makefile(name):
+    assert re.search(rf"^{name}:.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_two_commands_are_named_and_the_port_is_the_one_served():
+    assert re.findall(r"^make (serve|test)\b", README, re.MULTILINE) == ["serve", "test"]
+    assert f"http://{SHOWN}" in README
