@@ -13,7 +13,7 @@ from litestar.types import ASGIApp
 from api import errors, health, openapi
 from api.anthropic import routes as anthropic
 from api.context import Context
-from api.layers import Auth, Key, RequestIds
+from api.layers import Auth, Browsers, Key, RequestIds
 from api.native import routes as native
 from api.openai import routes as openai
 from api.paths import Paths
@@ -102,7 +102,10 @@ def create_app(config: Config, keys: Sequence[Key]) -> App:
         request_max_body_size=config.server.max_request_body_bytes,
         logging_config=None,
     )
-    return App(Paths(RequestIds(Auth(litestar, keys))), litestar)
+    served: ASGIApp = Auth(litestar, keys)
+    if not keys:
+        served = Browsers(served, config.server.host, config.server.cors_allowed_origins)
+    return App(Paths(RequestIds(served)), litestar)
 
 
 def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
@@ -117,6 +120,7 @@ def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[byt
         if not isinstance(error, ClinvkError | errors.RunFailed):
             _log.exception("request failed", exc_info=error)
         answer = errors.of_exception(error, dialect=dialect, request_id=request_id)
-    return Response(
-        answer.body, status_code=answer.status, headers=answer.headers, media_type="application/problem+json"
-    )
+    headers = answer.headers
+    if isinstance(error, HTTPException) and (allow := (error.headers or {}).get("Allow")):
+        headers = {**headers, "allow": allow}
+    return Response(answer.body, status_code=answer.status, headers=headers, media_type="application/problem+json")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 import uvloop
@@ -19,7 +20,9 @@ from api.layers import Key
 from shared import log, memory
 from shared.config import Config
 from shared.config_sources import Loaded, load, read_keys
+from shared.errors import ConfigError, StoreUnavailable
 from shared.host import Instance, Readiness
+from shared.redis import Redis
 
 _CLOSE_WITHIN_S = 10
 
@@ -90,6 +93,7 @@ async def _serve(loaded: Loaded, keys: Sequence[Key], family: Family | None) -> 
             family.start_worker()
             family.watch(death)
             instance = await family.wait_worker(limits_of(config))
+        await _reach_store(config.redis.url or "")
         app = create_app(config, keys)
         server = _Server(
             uvicorn.Config(
@@ -110,6 +114,19 @@ async def _serve(loaded: Loaded, keys: Sequence[Key], family: Family | None) -> 
         if family is not None:
             await family.end_worker(now=True)
             await family.end_server()
+
+
+async def _reach_store(url: str) -> None:
+    """Raises: ConfigError where there is no Redis: a wrong URL is found at the start, not by the first caller."""
+    redis = Redis(url)
+    try:
+        await redis("PING")
+    except StoreUnavailable as error:
+        where = urlsplit(url)
+        place = where.path if where.scheme == "unix" else f"{where.hostname}:{where.port or 6379}"
+        raise ConfigError(f"cannot reach Redis at {place} (redis.url): {error.message}") from error
+    finally:
+        await redis.aclose()
 
 
 async def _watched(

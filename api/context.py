@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from litestar import Request
 
@@ -13,11 +13,16 @@ from shared.config import Config
 from shared.dispatch import Dispatch
 from shared.errors import ClinvkError
 from shared.host import Instance, Readiness
+from shared.run import Failure, RunSpec
 from shared.store.hosts import Hosts
 from shared.store.runs import Runs
 from shared.sweep import HUNG_UP
 
 _log = logging.getLogger(__name__)
+
+_UNDO_WITHIN_S = 60.0  # a command that hung in a connection may still come through
+
+UNCERTAIN = Failure("cancelled", "its caller was told that the store was away", "uncertain")
 
 
 class Context:
@@ -52,6 +57,24 @@ class Context:
                 await self.runs.cancel(run.spec, HUNG_UP, "unfollowed")
         except ClinvkError as error:
             _log.warning("run %s is left to the sweep: %s", run_id, error.message)
+
+    def undo(self, spec: RunSpec, *, detached: bool) -> None:
+        """Its caller was told that the store is away, and may ask again; whether the run was put in line is not
+        known. It is ended as soon as the store can be asked, unless somebody has joined it by then."""
+        task = asyncio.create_task(self._undo(spec, "" if detached else "unfollowed"), name=f"undo-{spec.id}")
+        self._timers.add(task)
+        task.add_done_callback(self._timers.discard)
+
+    async def _undo(self, spec: RunSpec, condition: Literal["", "unfollowed"]) -> None:
+        give_up = time.monotonic() + _UNDO_WITHIN_S
+        while time.monotonic() < give_up:
+            try:
+                await self.relay.let_go(spec.id)
+                if await self.runs.cancel(spec, UNCERTAIN, condition):  # "": no such run, or not yet
+                    return
+            except ClinvkError:
+                pass
+            await asyncio.sleep(1.0)
 
     async def close(self) -> None:
         for task in list(self._timers):

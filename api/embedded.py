@@ -26,6 +26,7 @@ from shared.store.hosts import Hosts
 
 _PR_SET_PDEATHSIG = 1
 _READY_WITHIN_S = 15.0
+_LONGEST_SOCKET_FOLDER = 95  # of the 107 bytes that a socket's path may have
 
 
 def find_server() -> str:
@@ -54,19 +55,36 @@ class Family:
         self._worker_args = list(worker_args)
         self._environ = dict(environ)
         self._grace_s = grace_s
-        self._sockets = Path(tempfile.mkdtemp(prefix="clinvk-"))
+        self._folder: Path | None = None
+        self._temporary: Path | None = None  # where the usual directory is taken, or its path too long for a socket
         self._lock: IO[str] | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self._worker: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
         self._watchers: list[asyncio.Task[None]] = []
         self.persistent = False
-        self.url = f"unix://{self._sockets / 'redis.sock'}"
+
+    @property
+    def url(self) -> str:
+        """The private server's, once it has been started."""
+        return f"unix://{self._socket}"
+
+    @property
+    def _socket(self) -> Path:
+        folder = self._temporary or self._folder
+        assert folder is not None
+        return folder / "redis.sock"
 
     def start_server(self) -> None:
         """Raises: ConfigError where there is none or it does not start."""
-        folder = self._claim_folder()
-        command = [find_server(), "--port", "0", "--unixsocket", str(self._sockets / "redis.sock")]
+        try:
+            folder = self._folder = self._claim_folder()
+        except OSError as error:
+            raise ConfigError(f"cannot keep data under CLINVK_HOME ({self._home}): {error.strerror}") from error
+        if self._temporary is None and len(str(folder)) > _LONGEST_SOCKET_FOLDER:
+            self._temporary = Path(tempfile.mkdtemp(prefix="clinvk-"))
+        self._socket.unlink(missing_ok=True)
+        command = [find_server(), "--port", "0", "--unixsocket", str(self._socket)]
         command += ["--unixsocketperm", "600", "--dir", str(folder), "--daemonize", "no", "--save", ""]
         command += ["--appendonly", "yes" if self.persistent else "no", "--appendfsync", "everysec"]
         command += ["--maxmemory-policy", "noeviction", "--loglevel", "warning", "--logfile", str(folder / "redis.log")]
@@ -103,7 +121,8 @@ class Family:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.close()
-            return self._sockets
+            self._temporary = Path(tempfile.mkdtemp(prefix="clinvk-"))
+            return self._temporary
         self._lock = lock
         self.persistent = True
         return folder
@@ -117,7 +136,7 @@ class Family:
                     if self._server is None or self._server.poll() is not None:
                         raise ConfigError("the private Redis server did not start" + self._log_end())
                     with contextlib.suppress(StoreUnavailable):
-                        if (self._sockets / "redis.sock").exists() and await redis("PING"):
+                        if self._socket.exists() and await redis("PING"):
                             return
                     await asyncio.sleep(0.005)
         except TimeoutError:
@@ -126,7 +145,8 @@ class Family:
             await redis.aclose()
 
     def _log_end(self) -> str:
-        path = (self._home / "redis" if self.persistent else self._sockets) / "redis.log"
+        assert self._folder is not None
+        path = self._folder / "redis.log"
         with contextlib.suppress(OSError):
             return ": " + path.read_text(errors="replace")[-400:].strip()
         return ""
@@ -205,7 +225,8 @@ class Family:
                 child.wait()
         if self._lock is not None:
             self._lock.close()
-        shutil.rmtree(self._sockets, ignore_errors=True)
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def _die_with_parent() -> None:

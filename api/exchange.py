@@ -12,7 +12,7 @@ from api import stream
 from api.context import Context, context_of
 from api.errors import RunFailed
 from api.relay import Follower
-from shared.errors import InvalidRequest, LogExpired, NotFound
+from shared.errors import InvalidRequest, LogExpired, NotFound, StoreUnavailable
 from shared.run import Failure, Run, RunSpec
 from shared.store.runs import Same
 
@@ -134,13 +134,28 @@ async def submitted(request: Req, spec: RunSpec, *, endpoint: str, body: bytes) 
     follower = ctx.relay.expect(spec.id)
     try:
         added = await ctx.dispatch.submit(spec, follower=ctx.relay.api, same=same)
-    except BaseException:
+    except BaseException as error:
         await follower.close()
+        if isinstance(error, StoreUnavailable):
+            ctx.undo(spec, detached=False)
         raise
     if added.run_id == spec.id:
         return Exchange(request, spec, follower)
     await follower.close()
     return await resumed(request, added.run_id, spec.tenant)
+
+
+async def detached(request: Req, spec: RunSpec, *, endpoint: str, body: bytes) -> Run:
+    """Puts a run in line that nobody needs to follow. Raises: what admission raises."""
+    ctx = context_of(request)
+    same = same_of(request, spec.tenant, endpoint, body)
+    try:
+        added = await ctx.dispatch.submit(spec, follower=None, same=same)
+    except StoreUnavailable:
+        ctx.undo(spec, detached=True)
+        raise
+    request.scope["state"]["run_id"] = added.run_id
+    return await found(ctx, added.run_id, spec.tenant)
 
 
 async def resumed(request: Req, run_id: str, tenant: str, *, after: int = 0) -> Exchange:

@@ -5,13 +5,13 @@ from importlib.metadata import version
 from typing import Any
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import Request, Response, route
 
 from api.context import context_of
 from shared.errors import StoreUnavailable
 
 
-@get(["/health", "/api/v1/health"])
+@route(["/health", "/api/v1/health"], http_method=["GET", "HEAD"])
 async def health(request: Request[Any, Any, Any]) -> Response[bytes]:
     """ok: runs can be taken; degraded: no worker is ready; unhealthy (503): the store is away."""
     ctx = context_of(request)

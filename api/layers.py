@@ -2,17 +2,19 @@
 
 import hashlib
 import hmac
+import ipaddress
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
-from shared.errors import AuthenticationFailed
+from shared.errors import AuthenticationFailed, PermissionDenied
 from shared.ids import new_id
 
 _log = logging.getLogger("clinvk.access")
@@ -71,6 +73,55 @@ class RequestIds:
             )
 
 
+class Browsers:
+    """Where no key is needed, no web page may use what its reader's machine offers.
+
+    A page's request names its origin, which must be one that is allowed; and on loopback the name that was asked for
+    must be this machine's, or a page could have its own name lead here.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, allowed: Sequence[str]) -> None:
+        self._app = app
+        self._local = _is_local(host)
+        self._allowed = frozenset(allowed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reason = self._reason_against(dict(scope["headers"])) if str(scope["type"]) == "http" else None
+        if reason is None:
+            await self._app(scope, receive, send)
+            return
+        await _refuse(scope, send, PermissionDenied(reason))
+
+    def _reason_against(self, headers: Mapping[bytes, bytes]) -> str | None:
+        host = urlsplit("//" + headers.get(b"host", b"localhost").decode("latin-1"))
+        if self._local and not _is_local(host.hostname or ""):
+            return (
+                f"asked for as {host.hostname!r}: without API keys this service answers to localhost alone; set "
+                "CLINVK_API_KEYS, or listen on another address (server.host)"
+            )
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if not origin or origin in self._allowed or urlsplit(origin).netloc == host.netloc:
+            return None
+        return f"a page of {origin!r} may not use this service; server.cors_allowed_origins names those that may"
+
+
+def _is_local(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+async def _refuse(scope: Scope, send: Send, error: Exception, *headers: tuple[bytes, bytes]) -> None:
+    request_id = scope["state"]["request_id"]
+    answer = errors.of_exception(error, dialect=errors.dialect_of(scope["path"]), request_id=request_id)
+    given = [(k.encode(), v.encode()) for k, v in answer.headers.items()]
+    await send({"type": "http.response.start", "status": answer.status, "headers": [*given, *headers]})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+
+
 class Auth:
     """With any key configured, every request needs one; without, all are the tenant `default`."""
 
@@ -92,13 +143,7 @@ class Auth:
             refused = AuthenticationFailed(
                 "this service needs a key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`, and the one given, if any, is not known"
             )
-            answer = errors.of_exception(
-                refused, dialect=errors.dialect_of(scope["path"]), request_id=state["request_id"]
-            )
-            headers = [(k.encode(), v.encode()) for k, v in answer.headers.items()]
-            headers.append((b"www-authenticate", b"Bearer"))
-            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-            await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+            await _refuse(scope, send, refused, (b"www-authenticate", b"Bearer"))
             return
         state["tenant"] = tenant or ""
         await self._app(scope, receive, send)

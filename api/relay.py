@@ -13,7 +13,7 @@ from collections import defaultdict
 from redis.exceptions import RedisError
 
 from shared import names
-from shared.errors import LogExpired, NotFound, StoreUnavailable
+from shared.errors import InvalidRequest, LogExpired, NotFound, StoreUnavailable
 from shared.event import is_last
 from shared.redis import Redis
 from shared.store.events import Events
@@ -210,11 +210,20 @@ class Relay:
             if found is None:
                 raise NotFound("run", run_id)
             status, last = found
+            if after > last:
+                raise InvalidRequest(
+                    f"the run {run_id} has only {last} events so far; {after} is beyond the last", field="after"
+                )
             follower.ended = status.final and after >= last
         except BaseException:
             self._forget(follower)
             raise
         return follower
+
+    async def let_go(self, run_id: str) -> None:
+        """The store forgets that this process follows the run, unless somebody here does. Raises: StoreUnavailable."""
+        if run_id not in self._local:
+            await self._followers.remove(run_id)
 
     async def drop(self, follower: Follower) -> bool:
         if not self._forget(follower) or follower.ended:  # the end of a run has let its followers go

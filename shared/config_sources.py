@@ -216,7 +216,7 @@ class _Load:
             text = (self._environ.get("HOME") or "/") + text[1:]
         elif name not in _PLACES and not text.startswith("/"):
             raise ConfigError(f"{name} is {text!r}; it must begin with / or ~/")
-        return Path(text)
+        return Path(text).absolute()
 
     def _check(self, config: Config) -> None:
         """What a value alone does not show. A protection that was asked for and is not there stops the start."""

@@ -51,11 +51,11 @@ class Dispatch:
             able = _matching(fleet, spec)
         if not able:
             raise _nobody(fleet, spec)
-        check(spec, able[0][1].capabilities)
-        if spec.labels:
-            instance, state = min(able, key=lambda pair: pair[0].running / max(pair[0].slots, 1))
+        fit = _fitting(able, spec)
+        if spec.labels or len(fit) < len(able):  # not every host that listens to the common queue would do
+            instance, state = min(fit, key=lambda pair: pair[0].running / max(pair[0].slots, 1))
             return names.queue(spec.backend, instance.host), state.capabilities
-        return names.queue(spec.backend), able[0][1].capabilities
+        return names.queue(spec.backend), fit[0][1].capabilities
 
     async def submit(self, spec: RunSpec, *, follower: str | None, same: Same | None = None) -> Added:
         """Puts the run in line, or joins the run of the same request; its caller already listens.
@@ -74,6 +74,22 @@ def _matching(fleet: Sequence[Instance], spec: RunSpec) -> list[tuple[Instance, 
         for instance, state in offers(fleet, spec.backend)
         if all(instance.labels.get(key) == value for key, value in spec.labels.items())
     ]
+
+
+def _fitting(able: Sequence[tuple[Instance, BackendState]], spec: RunSpec) -> list[tuple[Instance, BackendState]]:
+    """Those that can do and hold all that is asked. Raises: what `check` says of the last one where there is none."""
+    fit = []
+    refusal: InvalidRequest | None = None
+    for instance, state in able:
+        try:
+            check(spec, state.capabilities)
+        except InvalidRequest as error:
+            refusal = error
+        else:
+            fit.append((instance, state))
+    if not fit and refusal is not None:
+        raise refusal
+    return fit
 
 
 def _nobody(fleet: Sequence[Instance], spec: RunSpec) -> Exception:

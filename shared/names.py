@@ -37,6 +37,7 @@ PREFIX = "clinvk:"
 
 WAITING = "clinvk:waiting"
 QUEUED = "clinvk:queued"
+QUEUES = "clinvk:queues"  # those that some instance offers
 RUNNING = "clinvk:running"
 UNFOLLOWED = "clinvk:unfollowed"
 IMPATIENT = "clinvk:impatient"

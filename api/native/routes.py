@@ -9,11 +9,11 @@ from api.errors import RunFailed
 from api.exchange import (
     NOBODY,
     Req,
+    detached,
     found,
     json,
     request_id_of,
     resumed,
-    same_of,
     submitted,
     tenant_of,
 )
@@ -40,9 +40,9 @@ async def create_prompt(request: Req) -> Response[Any]:
         request_id=request_id_of(request),
     )
     if "respond-async" in request.headers.get("prefer", ""):
-        same = same_of(request, spec.tenant, "prompt", raw)
-        added = await ctx.dispatch.submit(spec, follower=None, same=same)
-        return await _accepted(request, added.run_id)
+        queued = await detached(request, spec, endpoint="prompt", body=raw)
+        headers = {"location": f"/api/v1/runs/{queued.id}", "preference-applied": "respond-async"}
+        return json(view(queued), headers, status=202)
     exchange = await submitted(request, spec, endpoint="prompt", body=raw)
     if "text/event-stream" in request.headers.get("accept", ""):
         return await exchange.streamed(Sse(exchange.spec), headers={}, fails=_without_exit)
@@ -50,13 +50,6 @@ async def create_prompt(request: Req) -> Response[Any]:
         return await exchange.streamed(Ndjson(exchange.spec), headers={}, fails=_without_exit)
     run = await exchange.whole()
     return NOBODY if run is None else _report(run)
-
-
-async def _accepted(request: Req, run_id: str) -> Response[bytes]:
-    request.scope["state"]["run_id"] = run_id
-    run = await found(context_of(request), run_id, None)
-    headers = {"location": f"/api/v1/runs/{run_id}", "preference-applied": "respond-async"}
-    return json(view(run), headers, status=202)
 
 
 def _without_exit(run: Run) -> bool:

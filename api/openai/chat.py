@@ -53,12 +53,15 @@ def completion(run: Run, thoughts: str) -> dict[str, Any]:
 
 
 class Chunks(Renderer):
-    """`after`: events up to this sequence are known to the client already. The ids of the chunks are
-    `<run>:<sequence>`, for `Last-Event-ID`."""
+    """`after`: events up to this sequence are known to the client already. With `ids` the chunks have ids,
+    `<run>:<sequence>`, for `Last-Event-ID`; not for all, since go-openai takes such a line for part of an error."""
 
-    def __init__(self, spec: RunSpec, *, include_usage: bool, request_id: str, after: int = 0) -> None:
+    def __init__(
+        self, spec: RunSpec, *, include_usage: bool, request_id: str, ids: bool = False, after: int = 0
+    ) -> None:
         self._run_id = spec.id
         self._request_id = request_id
+        self._ids = ids
         self._after = after
         self._include_usage = include_usage
         self._over = False
@@ -82,7 +85,9 @@ class Chunks(Renderer):
         said = b""
         for sequence, line in enumerate(lines, first):
             if sequence > self._after and not self._over and (told := self._event(line)):
-                said += b"id: %s:%d\n" % (self._run_id.encode(), sequence) + told
+                if self._ids:
+                    said += b"id: %s:%d\n" % (self._run_id.encode(), sequence)
+                said += told
         return said
 
     def _event(self, line: bytes) -> bytes:

@@ -12,7 +12,7 @@ from api.body import convert, decode, present
 from api.context import Context, context_of
 from api.conversation import Conversation
 from api.errors import RunFailed
-from api.exchange import NOBODY, Req, found, json, resumed, same_of, submitted, tenant_of
+from api.exchange import NOBODY, Req, detached, found, json, resumed, submitted, tenant_of
 from api.openai import translate
 from api.openai.responses import ResponseEvents, id_of, of_run, run_of
 from api.openai.wire import RESPONSES_HEEDED, ResponsesBody
@@ -51,13 +51,10 @@ async def create_response(request: Req) -> Response[Any]:
     with compat.named("text.format", "instructions"):
         _, able = await ctx.dispatch.admit(spec)
         if body.background:
-            same = same_of(request, spec.tenant, "responses", raw)
-            added = await ctx.dispatch.submit(spec, follower=None, same=same)
+            run = await detached(request, spec, endpoint="responses", body=raw)
             if not body.stream:
-                run = await found(ctx, added.run_id, spec.tenant)
-                request.scope["state"]["run_id"] = run.id
                 return json(of_run(run), compat.headers(run.spec, able, ignored))
-            exchange = await resumed(request, added.run_id, spec.tenant)
+            exchange = await resumed(request, run.id, spec.tenant)
         else:
             exchange = await submitted(request, spec, endpoint="responses", body=raw)
     if body.stream:

@@ -52,6 +52,7 @@ async def create_chat_completion(request: Req) -> Response[Any]:
             exchange.spec,
             include_usage=body.stream_options.include_usage,
             request_id=request_id_of(request),
+            ids=point is not None or "idempotency-key" in request.headers,
             after=0 if point is None else point[1],
         )
         told = compat.headers(exchange.spec, able, ignored)

@@ -323,3 +323,44 @@ async def until(store: Store, ask: Any, wanted: Any, sweeper: Sweeper | None = N
     async with asyncio.timeout(5):
         while await ask() != wanted:
             await (sweeper or store.sweeper).sweep()
+
+
+def test_a_run_that_was_cancelled_is_not_started_again_for_its_retry(on_store):
+    async def test(store: Store) -> None:
+        await store.worker()
+        spec = await store.add(retry=1)
+        claim = await store.claim(spec)
+        assert await store.runs.cancel(spec, CANCELLED) == "ordered"
+
+        how = await store.runs.end(claim, Outcome(failure=CANCELLED), retryable=True, first=1, events=[])
+
+        assert how == "ended"
+        assert await store.status(spec) is Status.CANCELLED
+
+    on_store(test)
+
+
+def test_a_run_that_lies_in_a_queue_too_long_ends(on_store):
+    async def test(store: Store) -> None:
+        await store.worker()
+        spec = await store.add()
+        assert await store.status(spec) is Status.QUEUED
+        await store.redis("HSET", names.run(spec.id), "created", 1)  # long ago
+        await store.redis("ZADD", names.QUEUED, 1, spec.id)
+
+        await until(store, lambda: store.status(spec), Status.FAILED)
+
+    on_store(test)
+
+
+def test_a_queue_that_nobody_offers_any_more_is_forgotten(on_store):
+    async def test(store: Store) -> None:
+        await store.worker(queue="echo@pod-1")
+        await store.hosts.retire("ins_1")
+
+        await store.sweeper.sweep()
+
+        assert await store.redis("SMEMBERS", names.QUEUES) == []
+        assert await store.redis("KEYS", "clinvk:room:*") == []
+
+    on_store(test)

@@ -168,6 +168,11 @@ local function measure(queue, now)
     local alive = tonumber(redis.call('ZSCORE', P .. 'instances', all[i]) or '0')
     if alive < now then redis.call('HDEL', slots, all[i]) else sum = sum + tonumber(all[i + 1]) end
   end
+  if sum == 0 and redis.call('EXISTS', slots) == 0 then  -- nobody has anything to do with it any more
+    redis.call('SREM', P .. 'queues', queue)
+    redis.call('DEL', P .. 'room:' .. queue)
+    return
+  end
   if sum > 0 then sum = sum + math.max(1, math.floor(sum / 4)) end
   redis.call('SET', P .. 'room:' .. queue, int(sum))
   release(queue, now)

@@ -8,13 +8,16 @@ local run = P .. 'run:' .. id
 local status = redis.call('HGET', run, 'status')
 if status then return { status, id } end
 
+local LONGEST_RUN_MS = 7 * 86400000  -- of which the tenant's list still knows; its record lives on in any case
+
 -- A run that failed in a way that a new try may mend, or that was ended since its caller had gone, is not joined.
 local function joinable(other)
   local was = redis.call('HMGET', P .. 'run:' .. other, 'status', 'outcome')
   if not was[1] then return false end
   if was[1] == 'succeeded' or not final(was[1]) then return was[1] end
   local code = string.match(was[2], '"failure":{"code":"([%w_]+)"') or ''
-  if string.find(was[2], '"cause":"hung_up"', 1, true) or string.find(ARGV[14], ',' .. code .. ',', 1, true) then
+  local cause = string.match(was[2], '"cause":"([%w_]+)"') or ''
+  if cause == 'hung_up' or cause == 'uncertain' or string.find(ARGV[14], ',' .. code .. ',', 1, true) then
     return false
   end
   return was[1]
@@ -56,7 +59,8 @@ local now = now_ms()
 redis.call('HSET', run, 'spec', spec, 'tenant', tenant, 'queue', queue, 'status', 'waiting', 'created', int(now),
   'priority', priority, 'retry', retry, 'seq', 0, 'attempt', 0)
 redis.call('ZADD', P .. 'runs:' .. tenant, int(now), id)
-redis.call('PEXPIRE', P .. 'runs:' .. tenant, RETENTION_MS * 2)
+redis.call('ZREMRANGEBYSCORE', P .. 'runs:' .. tenant, 0, int(now - RETENTION_MS - LONGEST_RUN_MS))
+redis.call('PEXPIRE', P .. 'runs:' .. tenant, int(RETENTION_MS + LONGEST_RUN_MS))
 if api == '' then
   redis.call('HSET', run, 'detached', 1)
 else

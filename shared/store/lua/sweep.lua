@@ -14,12 +14,17 @@ for _, instance in ipairs(redis.call('ZRANGEBYSCORE', P .. 'instances', 0, int(n
   redis.call('ZREM', P .. 'instances', instance)
 end
 
+local overdue = redis.call('ZRANGEBYSCORE', P .. 'waiting', 0, int(now - tonumber(ARGV[3])), 'LIMIT', 0, limit)
+
 -- A hint may be lost, or lie with a worker that died. Where its list is empty, soon; where it may still be in
 -- the list, late: one too many does no harm, since a run is claimed once.
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'queued', 0, int(now - 3000), 'LIMIT', 0, limit)) do
-  local queue = redis.call('HGET', P .. 'run:' .. id, 'queue')
+  local was = redis.call('HMGET', P .. 'run:' .. id, 'queue', 'created')
+  local queue = was[1]
   if not queue then
     redis.call('ZREM', P .. 'queued', id)
+  elseif now - tonumber(was[2]) > tonumber(ARGV[3]) then
+    overdue[#overdue + 1] = id
   else
     local hinted = tonumber(redis.call('ZSCORE', P .. 'queued', id))
     if redis.call('LLEN', queue) == 0 or now - hinted > 30000 then hint(id, queue, now) end
@@ -34,7 +39,6 @@ local lost = {}
 if not redis.call('GET', P .. 'hold') then
   lost = redis.call('ZRANGEBYSCORE', P .. 'running', 0, int(now), 'LIMIT', 0, limit)
 end
-local overdue = redis.call('ZRANGEBYSCORE', P .. 'waiting', 0, int(now - tonumber(ARGV[3])), 'LIMIT', 0, limit)
 local alone = redis.call('ZRANGEBYSCORE', P .. 'unfollowed', 0, int(now - tonumber(ARGV[4])), 'LIMIT', 0, limit)
 local impatient = redis.call('ZRANGEBYSCORE', P .. 'impatient', 0, int(now), 'LIMIT', 0, limit)
 for _, id in ipairs(impatient) do redis.call('ZREM', P .. 'impatient', id) end

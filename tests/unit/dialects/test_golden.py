@@ -68,6 +68,7 @@ def renderers() -> dict[str, Renderer]:
         "native.ndjson": Ndjson(SPEC),
         "native.sse": Sse(SPEC),
         "chat.sse": Chunks(SPEC, include_usage=True, request_id="req_1"),
+        "chat-ids.sse": Chunks(SPEC, include_usage=False, request_id="req_1", ids=True),
         "responses.sse": ResponseEvents(SPEC, queued=False),
         "messages.sse": MessageEvents(SPEC, request_id="req_1"),
     }
