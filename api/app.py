@@ -13,6 +13,7 @@ from litestar.types import ASGIApp
 from api import errors, health, openapi
 from api.anthropic import routes as anthropic
 from api.context import Context
+from api.cors import Cors
 from api.layers import Auth, Browsers, Key, RequestIds
 from api.native import routes as native
 from api.openai import routes as openai
@@ -105,6 +106,9 @@ def create_app(config: Config, keys: Sequence[Key]) -> App:
     served: ASGIApp = Auth(litestar, keys)
     if not keys:
         served = Browsers(served, config.server.host, config.server.cors_allowed_origins)
+    if origins := config.server.cors_allowed_origins:
+        max_age_s = config.server.cors_max_age
+        served = Cors(served, origins, credentials=config.server.cors_allow_credentials, max_age_s=max_age_s)
     return App(Paths(RequestIds(served)), litestar)
 
 

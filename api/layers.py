@@ -100,7 +100,7 @@ class Browsers:
                 "CLINVK_API_KEYS, or listen on another address (server.host)"
             )
         origin = headers.get(b"origin", b"").decode("latin-1")
-        if not origin or origin in self._allowed or urlsplit(origin).netloc == host.netloc:
+        if not origin or {"*", origin} & self._allowed or urlsplit(origin).netloc == host.netloc:
             return None
         return f"a page of {origin!r} may not use this service; server.cors_allowed_origins names those that may"
 

@@ -9,12 +9,23 @@ import swagger_ui
 from litestar import Response, get
 from litestar.exceptions import NotFoundException
 
+from api.anthropic.wire import MessagesBody
 from api.native import wire
+from api.openai.wire import ChatBody, ResponsesBody
 
 _STATIC = Path(swagger_ui.__file__).parent / "static"
 _ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 
-_BODIES = (wire.PromptBody, wire.PromptAnswer, wire.RunView, wire.RunList, wire.Problem)
+_BODIES = (
+    ChatBody,
+    ResponsesBody,
+    MessagesBody,
+    wire.PromptBody,
+    wire.PromptAnswer,
+    wire.RunView,
+    wire.RunList,
+    wire.Problem,
+)
 _EVENTS = "Unified events, one object each: type, backend, session_id, timestamp, sequence, content. The last is done or error."
 
 
@@ -54,6 +65,45 @@ _RUN_ID = {"name": "run_id", "in": "path", "required": True, "schema": {"type": 
 def _query(name: str, text: str, low: int, default: int) -> dict[str, Any]:
     schema = {"type": "integer", "minimum": low, "default": default}
     return {"name": name, "in": "query", "required": False, "description": text, "schema": schema}
+
+
+def _compatible() -> dict[str, Any]:
+    """The routes of the other dialects; their own references say more of their bodies."""
+    made: dict[str, Any] = {}
+    id_ = {"in": "path", "required": True, "schema": {"type": "string"}}
+    response_id, model = {"name": "response_id", **id_}, {"name": "name", **id_}
+    for method, path, name, summary, body, parameters in (
+        ("post", "/openai/v1/chat/completions", "create-chat-completion", "Create chat completion", "ChatBody", ()),
+        ("get", "/openai/v1/models", "list-models", "Models that some live worker can run", "", ()),
+        ("get", "/openai/v1/models/{name}", "get-model", "One model", "", (model,)),
+        ("post", "/openai/v1/responses", "create-response", "Create a response", "ResponsesBody", ()),
+        ("get", "/openai/v1/responses/{response_id}", "get-response", "Read or follow a response", "", (response_id,)),
+        ("delete", "/openai/v1/responses/{response_id}", "delete-response", "Delete a response", "", (response_id,)),
+        ("post", "/openai/v1/responses/{response_id}/cancel", "cancel-response", "Cancel it", "", (response_id,)),
+        ("post", "/anthropic/v1/messages", "create-message", "Create a message", "MessagesBody", ()),
+        ("post", "/anthropic/v1/messages/count_tokens", "count-tokens", "Estimate tokens", "MessagesBody", ()),
+        ("get", "/anthropic/v1/models", "list-anthropic-models", "Models that some live worker can run", "", ()),
+        ("get", "/anthropic/v1/models/{name}", "get-anthropic-model", "One model", "", (model,)),
+    ):
+        content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+        if body and not path.endswith("tokens"):
+            content["text/event-stream"] = {"schema": {"type": "string", "description": "With stream: true."}}
+        operation: dict[str, Any] = {
+            "operationId": name,
+            "summary": summary,
+            "tags": ["OpenAI" if path.startswith("/openai") else "Anthropic"],
+            "responses": {
+                "200": {"description": "In the dialect's own shape.", "content": content},
+                **_problems(400, 401, 404, 409, 413, 429, 500, 502, 503, 504),
+            },
+        }
+        if parameters:
+            operation["parameters"] = list(parameters)
+        if body:
+            content = {"application/json": {"schema": _ref(body)}}
+            operation["requestBody"] = {"required": True, "content": content}
+        made.setdefault(path, {})[method] = operation
+    return made
 
 
 def document() -> dict[str, Any]:
@@ -124,6 +174,7 @@ def document() -> dict[str, Any]:
             }
         },
     }
+    paths |= _compatible()
     for path in ("/health", "/api/v1/health"):
         content = {"application/json": {"schema": {"type": "object"}}}
         paths[path] = {

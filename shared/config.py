@@ -173,11 +173,11 @@ class Server(_Section, frozen=True):
         list[str], key("proxies whose forwarded address is believed", by="api", pending=True)
     ] = []
     max_request_body_bytes: Annotated[Count, key("a larger body is 413", by="api")] = 10_485_760
-    cors_allowed_origins: Annotated[list[str], key("origins that browsers may call from", by="api", pending=True)] = []
-    cors_allow_credentials: Annotated[bool, key("CORS with credentials", by="api", pending=True)] = False
-    cors_max_age: Annotated[
-        int, msgspec.Meta(ge=0, le=_YEAR_S), key("seconds a preflight is kept", by="api", pending=True)
-    ] = 300
+    cors_allowed_origins: Annotated[
+        list[str], key("origins (`https://app.example`, or `*`) whose pages may use the service", by="api")
+    ] = []
+    cors_allow_credentials: Annotated[bool, key("CORS with credentials", by="api")] = False
+    cors_max_age: Annotated[int, msgspec.Meta(ge=0, le=_YEAR_S), key("seconds a preflight is kept", by="api")] = 300
     allowed_workdir_prefixes: Annotated[
         list[Text], key("where a `workdir` may lie; none: anywhere not blocked", by="worker")
     ] = []

@@ -1,6 +1,5 @@
 """What the README shows is what happens: its commands as they stand, but for the port."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -12,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.system.sdks.clients import SDKS, there
+from tests.system.service import BASE_ENV
 from tests.system.test_family import Laptop
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,14 @@ def here(block: int, base: str) -> str:
     text = BLOCKS[block][1]
     assert SHOWN in text or "localhost:8080" in text
     return text.replace(SHOWN, base.removeprefix("http://")).replace("localhost:8080", base.removeprefix("http://"))
+
+
+def interpreter(text: str) -> str:
+    """A Python that has the SDK which the script needs."""
+    for package, environment in (("openai", "openai3"), ("anthropic", "anthropic2")):
+        if re.search(rf"^from {package} import", text, re.MULTILINE):
+            return str(there(SDKS / "python" / environment / "bin" / "python", package))
+    return sys.executable
 
 
 def said(value: Any) -> Iterator[str]:
@@ -98,12 +107,9 @@ def test_a_curl_command_of_the_readme_is_answered(base, block):
 @pytest.mark.parametrize("block", SCRIPTS)
 def test_a_python_script_of_the_readme_says_what_it_was_asked_to(base, block):
     text = here(block, base)
-    needs = re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE)
-    lacks = [name for name in needs if importlib.util.find_spec(name) is None]
-    if lacks:
-        pytest.skip(f"not installed: {', '.join(lacks)}")
-
-    ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(
+        [interpreter(text), "-c", text], env=BASE_ENV, capture_output=True, text=True, timeout=60, check=False
+    )
 
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip()

@@ -6,6 +6,7 @@ import pytest
 
 from tests.system.sdks.clients import MESSAGES, Client
 from tests.system.sdks.fake_claude import long_text
+from tests.system.sdks.seen import PNG
 from tests.system.sdks.suite import Suite, text_of
 from tests.system.sdks.world import speaking
 
@@ -50,7 +51,7 @@ def test_an_answer_has_the_shape_of_one(world, client):
 
 @pytest.mark.parametrize("client", MESSAGES, ids=names)
 def test_a_streams_events_are_in_order_with_usage_in_both_places(world, client):
-    seen = client.see("stream", world.base, prompt="[[fake:think k=3 n=5 ms=10]] hello")
+    seen = client.see("stream", world.base, prompt="[[fake:think k=3 n=5 ms=10]] hello", thinking="yes")
 
     assert (seen["text"], seen["thinking"]) == (text_of(5), "thought0 thought1 thought2 ")
     block = ["content_block_start", "content_block_delta", "content_block_stop"]
@@ -83,6 +84,14 @@ def test_thoughts_are_blocks_of_their_own_and_may_be_sent_back(world, client):
 
 
 @pytest.mark.parametrize("client", MESSAGES, ids=names)
+@pytest.mark.parametrize("scenario", ["answer", "stream"])
+def test_thoughts_that_were_not_asked_for_are_not_shown(world, client, scenario):
+    seen = client.see(scenario, world.base, prompt="[[fake:think k=2 n=4]] hello")
+
+    assert (seen["text"], seen["thinking"]) == (text_of(4), "")
+
+
+@pytest.mark.parametrize("client", MESSAGES, ids=names)
 def test_tokens_are_counted(world, client):
     world.runs()
 
@@ -102,6 +111,13 @@ def test_what_has_no_effect_is_accepted_and_named(world, client):
     assert seen["text"] == text_of(8)
     assert {"temperature", "top_p", "top_k"} <= set(seen["ignored"].replace(",", " ").split())
     assert seen["request_id"]
+
+
+@pytest.mark.parametrize("client", PYTHON, ids=names)
+def test_an_image_reaches_the_model(world, client):
+    seen = client.see("image", world.base, prompt="[[fake:echo]] what is it?")
+
+    assert seen["text"] == f"[image image/png {len(PNG)}][[fake:echo]] what is it?"
 
 
 @pytest.mark.parametrize("client", PYTHON, ids=names)

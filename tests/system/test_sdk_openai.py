@@ -6,6 +6,7 @@ import pytest
 
 from tests.system.sdks.clients import CHAT, Client
 from tests.system.sdks.fake_claude import long_text
+from tests.system.sdks.seen import PNG
 from tests.system.sdks.suite import Suite, kinds_of, status_of, text_of
 from tests.system.sdks.world import speaking
 
@@ -89,6 +90,24 @@ def test_what_has_no_effect_is_accepted_and_named(world, client):
     assert seen["text"] == text_of(8)
     assert {"temperature", "top_p", "seed", "logit_bias"} <= set(seen["ignored"].replace(",", " ").split())
     assert seen["request_id"]
+
+
+@pytest.mark.parametrize("client", PYTHON, ids=names)
+def test_an_answer_of_a_schema_is_parsed_by_the_sdk(world, client):
+    seen = client.see("schema", world.base, prompt="hello")
+
+    assert seen.get("error") is None
+    assert (seen["chat"], seen["response"]) == ("Kraków", "Kraków")
+
+
+@pytest.mark.parametrize("client", PYTHON[-1:], ids=names)
+def test_an_image_reaches_the_model_and_a_sound_is_refused_by_its_place(world, client):
+    seen = client.see("image", world.base, prompt="[[fake:echo]] what is it?")
+    refused = client.see("sound", world.base)
+
+    assert seen["text"] == f"[image image/png {len(PNG)}][[fake:echo]] what is it?"
+    assert refused["error"]["status"] == 400
+    assert "messages[0].content[0]" in refused["error"]["message"]
 
 
 @pytest.mark.parametrize("client", PYTHON[-1:], ids=names)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.system.sdks.clients import AI, LANGCHAIN, LITELLM, LLM
+from tests.system.sdks.clients import AI, LANGCHAIN, OTHERS
 from tests.system.sdks.suite import Suite
 from tests.system.sdks.world import speaking
 
@@ -15,17 +15,13 @@ def world():
         yield made
 
 
-class TestLangChain(Suite):
-    clients = LANGCHAIN
+class TestOthers(Suite):
+    clients = OTHERS
 
 
-class TestLiteLLM(Suite):
-    clients = LITELLM
+@pytest.mark.parametrize("client", [*LANGCHAIN, *AI], ids=lambda client: client.name)
+def test_an_answer_of_a_schema_is_parsed_by_the_client(world, client):
+    seen = client.see("schema", world.base, prompt="hello")
 
-
-class TestLlm(Suite):
-    clients = LLM
-
-
-class TestAi(Suite):
-    clients = AI
+    assert seen.get("error") is None
+    assert seen["text"] == "Kraków"

@@ -24,7 +24,7 @@ def status(host: str, headers: dict[str, str], allowed: tuple[str, ...] = ()) ->
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         "state": {"request_id": "req_1"},
     }
-    asyncio.run(Browsers(app, host, allowed)(scope, None, send))  # type: ignore[arg-type]
+    asyncio.run(Browsers(app, host, allowed)(scope, None, send))
     if sent[0]["status"] == 403:
         assert json.loads(sent[1]["body"])["error"]["code"] == "permission_denied"
     return int(sent[0]["status"])

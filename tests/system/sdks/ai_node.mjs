@@ -17,7 +17,13 @@ function modelOf(base, options) {
     case 'chat':
       return createOpenAI({ baseURL: `${base}/openai/v1`, apiKey }).chat(name);
     case 'compatible':
-      return createOpenAICompatible({ name: 'clinvk', baseURL: `${base}/openai/v1`, apiKey, includeUsage: true })(name);
+      return createOpenAICompatible({
+        name: 'clinvk',
+        baseURL: `${base}/openai/v1`,
+        apiKey,
+        includeUsage: true,
+        supportsStructuredOutputs: true,
+      })(name);
     default:
       return createAnthropic({ baseURL: `${base}/anthropic/v1`, apiKey })(name);
   }
@@ -69,6 +75,15 @@ await run({
       stop.abort();
       break;
     }
+  },
+
+  async schema(base, options, seen) {
+    const { generateObject, jsonSchema } = await import('ai');
+    const properties = { name: { type: 'string' }, population: { type: 'integer' } };
+    const city = { type: 'object', properties, required: ['name', 'population'], additionalProperties: false };
+    const providerOptions = { anthropic: { structuredOutputMode: 'outputFormat' } };
+    const found = await generateObject({ ...asked(base, options), schema: jsonSchema(city), providerOptions });
+    seen.text = found.object.name;
   },
 
   async refused(base, options) {

@@ -18,8 +18,9 @@ const usageOf = (usage) => ({
 
 const asked = (options) => ({
   model: options.model ?? 'claude',
-  max_tokens: 1024,
+  max_tokens: 2048,
   messages: [{ role: 'user', content: options.prompt }],
+  ...(options.thinking ? { thinking: { type: 'enabled', budget_tokens: 1024 } } : {}),
 });
 
 function answered(found, seen) {

@@ -28,10 +28,12 @@ def usage_of(usage: Any) -> dict[str, Any]:
 
 
 def asked(options: dict[str, str]) -> dict[str, Any]:
+    wish = {"thinking": {"type": "enabled", "budget_tokens": 1024}} if "thinking" in options else {}
     return {
         "model": options.get("model", "claude"),
-        "max_tokens": 1024,
+        "max_tokens": 2048,
         "messages": [{"role": "user", "content": options["prompt"]}],
+        **wish,
     }
 
 
@@ -66,7 +68,7 @@ def _answered(found: Any, seen: dict[str, Any]) -> None:
 def history(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
     last = {"role": "user", "content": [{"type": "text", "text": options["prompt"]}]}
     more = {"messages": [*TURNS, last], "system": [{"type": "text", "text": SYSTEM}]}
-    _answered(client_of(base, options).messages.create(model="claude", max_tokens=1024, **more), seen)
+    _answered(client_of(base, options).messages.create(**asked(options) | more), seen)
 
 
 def stream(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
@@ -143,6 +145,12 @@ def thinking(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
     seen["signed"] = [bool(block.signature) for block in found.content if block.type == "thinking"]
     turns = [question, {"role": "assistant", "content": found.content}, {"role": "user", "content": "[[fake:seen]]"}]
     seen["next"] = client.messages.create(**wish, messages=turns).content[-1].text
+
+
+def image(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
+    picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": report.PNG}}
+    messages = [{"role": "user", "content": [picture, {"type": "text", "text": options["prompt"]}]}]
+    _answered(client_of(base, options).messages.create(model="claude", max_tokens=1024, messages=messages), seen)
 
 
 def count(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:

@@ -114,7 +114,10 @@ MESSAGES = [
 ]
 
 _LITELLM = _STAINLESS | {"login": "BadGatewayError", "unavailable": "ServiceUnavailableError", "timeout": "Timeout"}
-_AI = dict.fromkeys(_STAINLESS, "APICallError") | {"timeout": "TimeoutError"}
+_AI = dict.fromkeys(_STAINLESS, "APICallError") | {
+    "late": "Object",
+    "timeout": "TimeoutError",
+}  # an error part is a bare object
 
 LANGCHAIN = [
     Client("langchain-openai", "python/langchain", "langchain_python.py", {"dialect": "openai"}, kinds=_STAINLESS),
@@ -124,7 +127,7 @@ LANGCHAIN = [
         "langchain_python.py",
         {"dialect": "responses"},
         finish="completed",
-        kinds=_STAINLESS,
+        kinds=_STAINLESS | {"late": "ValueError"},
     ),
     Client(
         "langchain-anthropic",
@@ -136,8 +139,15 @@ LANGCHAIN = [
     ),
 ]
 LITELLM = [
-    Client(f"litellm-{dialect}", "python/litellm", "litellm_python.py", {"dialect": dialect}, kinds=_LITELLM)
-    for dialect in ("openai", "anthropic")
+    Client("litellm-openai", "python/litellm", "litellm_python.py", {"dialect": "openai"}, kinds=_LITELLM),
+    Client(
+        "litellm-anthropic",
+        "python/litellm",
+        "litellm_python.py",
+        {"dialect": "anthropic"},
+        kinds=_LITELLM | {"unavailable": "InternalServerError"},
+        lacks=_NO_RETRIES,
+    ),
 ]
 LLM = [
     Client(

@@ -11,6 +11,8 @@
     [[fake:die n=3]]           n tokens, then it is gone, without a last word
     [[fake:hang]]              one token, and never an end
 
+Asked for an answer of a schema it gives one.
+
 Needs nothing but the standard library: it is started as a child of the worker.
 """
 
@@ -23,6 +25,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 SESSION = "00000000-0000-4000-8000-000000000000"
 MODEL = "claude-opus-5-5"
@@ -88,12 +91,13 @@ def begin() -> None:
     event("message_start", message={"id": MESSAGE, "role": "assistant", "model": MODEL, "content": [], "usage": INPUT})
 
 
-def end(text: str, count: int, thoughts: int = 0) -> None:
+def end(text: str, count: int, thoughts: int = 0, value: Any = None) -> None:
     usage = {**INPUT, "output_tokens": count + thoughts}
     event("message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, usage=usage)
     event("message_stop")
     usage["output_tokens_details"] = {"thinking_tokens": thoughts}
-    say("result", subtype="success", is_error=False, num_turns=1, result=text, usage=usage, total_cost_usd=0.001)
+    more = {"total_cost_usd": 0.001} if value is None else {"structured_output": value}
+    say("result", subtype="success", is_error=False, num_turns=1, result=text, usage=usage, **more)
 
 
 def fail(status: int) -> None:
@@ -112,6 +116,33 @@ def answer(pieces: list[str], pause_s: float = 0.0, thoughts: int = 0) -> None:
         block(0, "thinking", (f"thought{number} " for number in range(thoughts)), pause_s)
     text = block(1 if thoughts else 0, "text", pieces, pause_s)
     end(text, len(pieces), thoughts)
+
+
+def value_of(schema: dict[str, Any]) -> Any:
+    """Some value of the schema."""
+    match schema.get("type"):
+        case "object":
+            return {name: value_of(kind) for name, kind in schema.get("properties", {}).items()}
+        case "array":
+            return [value_of(schema.get("items", {}))]
+        case "integer" | "number":
+            return 7
+        case "boolean":
+            return True
+        case _:
+            return (schema.get("enum") or ["Kraków"])[0]
+
+
+def answer_value(schema: dict[str, Any]) -> None:
+    """Its way to an answer of a schema: a tool of its own, after words that are no part of the answer."""
+    begin()
+    said = block(0, "text", ["let me see "], 0.0)
+    value = value_of(schema)
+    use = {"type": "tool_use", "id": "toolu_value", "name": "StructuredOutput", "input": value}
+    say("assistant", message={"id": MESSAGE, "model": MODEL, "content": [use]})
+    done = {"type": "tool_result", "tool_use_id": "toolu_value", "content": "Structured output provided successfully"}
+    say("user", message={"role": "user", "content": [done]})
+    end(said, 8, value=value)
 
 
 def flat(content: object) -> str:
@@ -149,6 +180,9 @@ def main(argv: list[str]) -> None:
     given = dict(word.split("=") for word in found[2].split()) if found else {}
     count, pause_s = int(given.get("n", 8)), int(given.get("ms", 0)) / 1000
     say("system", subtype="init", model=MODEL, tools=[], permissionMode="default")
+    if schema := asked.get("jsonSchema"):
+        answer_value(schema)
+        return
     match verb:
         case "think":
             answer(tokens(count), pause_s, int(given.get("k", 3)))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pydantic
 import seen as report
 from langchain_anthropic import ChatAnthropic
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
@@ -26,6 +27,7 @@ def model_of(base: str, options: dict[str, str]) -> Any:
     if options["dialect"] == "anthropic":
         return ChatAnthropic(base_url=base + "/anthropic", api_key="not-needed", model=name, **more)
     more["use_responses_api"] = options["dialect"] == "responses"
+    more["stream_usage"] = True  # with a base URL of one's own it does not ask for it by itself
     return ChatOpenAI(base_url=base + "/openai/v1", api_key="not-needed", model=name, **more)
 
 
@@ -74,6 +76,15 @@ def hangup(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
 def refused(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
     tool = {"name": "clock", "description": "tells the time", "parameters": {"type": "object", "properties": {}}}
     model_of(base, options).bind_tools([tool], tool_choice="any").invoke(options["prompt"])
+
+
+def schema(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
+    class City(pydantic.BaseModel):
+        name: str
+        population: int
+
+    asking = model_of(base, options).with_structured_output(City, method="json_schema")
+    seen["text"] = asking.invoke(options["prompt"]).name
 
 
 report.run({name: made for name, made in globals().items() if callable(made) and not name.startswith("_")})

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import openai
+import pydantic
 import seen as report
 
 SYSTEM = "You are a TEAPOT."
@@ -75,7 +76,7 @@ def _answered(found: Any, seen: dict[str, Any]) -> None:
 def history(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
     last = {"role": "user", "content": [{"type": "text", "text": options["prompt"]}]}
     messages = [{"role": "system", "content": SYSTEM}, *TURNS, last]
-    _answered(client_of(base, options).chat.completions.create(model="claude", messages=messages), seen)
+    _answered(client_of(base, options).chat.completions.create(model=asked(options)["model"], messages=messages), seen)
 
 
 def stream(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
@@ -163,6 +164,32 @@ def fields(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
     _answered(found.parse(), seen)
 
 
+class City(pydantic.BaseModel):
+    name: str
+    population: int
+
+
+def schema(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
+    """Through the SDK's own parser, which asks for strict JSON Schema."""
+    client = client_of(base, options)
+    seen["chat"] = client.chat.completions.parse(**asked(options), response_format=City).choices[0].message.parsed.name
+    found = client.responses.parse(model=options.get("model", "claude"), input=options["prompt"], text_format=City)
+    seen["response"] = found.output_parsed.name
+
+
+def image(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{report.PNG}"}}
+    content = [picture, {"type": "text", "text": options["prompt"]}]
+    messages = [{"role": "user", "content": content}]
+    _answered(client_of(base, options).chat.completions.create(model="claude", messages=messages), seen)
+
+
+def sound(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
+    content = [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]
+    messages = [{"role": "user", "content": content}]
+    client_of(base, options).chat.completions.create(model="claude", messages=messages)
+
+
 def response_usage(usage: Any) -> dict[str, Any] | None:
     if usage is None:
         return None
@@ -189,12 +216,16 @@ def _response(found: Any, seen: dict[str, Any]) -> None:
 
 
 def respond(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
-    _response(client_of(base, options).responses.create(model="claude", input=options["prompt"]), seen)
+    _response(
+        client_of(base, options).responses.create(model=options.get("model", "claude"), input=options["prompt"]), seen
+    )
 
 
 def respond_retrieve(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
     client = client_of(base, options)
-    made = client.responses.create(model="claude", input=options["prompt"], metadata={"team": "x"})
+    made = client.responses.create(
+        model=options.get("model", "claude"), input=options["prompt"], metadata={"team": "x"}
+    )
     found = client.responses.retrieve(made.id)
     _response(found, seen)
     seen["same"] = made.output_text == found.output_text
@@ -204,7 +235,9 @@ def respond_retrieve(base: str, options: dict[str, str], seen: dict[str, Any]) -
 def respond_stream(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
     pieces = report.Pieces(seen)
     seen["events"], numbers = [], []
-    for event in client_of(base, options).responses.create(model="claude", input=options["prompt"], stream=True):
+    for event in client_of(base, options).responses.create(
+        model=options.get("model", "claude"), input=options["prompt"], stream=True
+    ):
         numbers.append(event.sequence_number)
         if event.type not in seen["events"][-1:]:
             seen["events"].append(event.type)
@@ -222,7 +255,9 @@ def respond_stream(base: str, options: dict[str, str], seen: dict[str, Any]) -> 
 
 
 def respond_helper(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
-    with client_of(base, options).responses.stream(model="claude", input=options["prompt"]) as events:
+    with client_of(base, options).responses.stream(
+        model=options.get("model", "claude"), input=options["prompt"]
+    ) as events:
         heard = "".join(event.delta for event in events if event.type == "response.output_text.delta")
         _response(events.get_final_response(), seen)
     seen["same"] = heard == seen["text"]
@@ -230,7 +265,7 @@ def respond_helper(base: str, options: dict[str, str], seen: dict[str, Any]) -> 
 
 def respond_background(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
     client = client_of(base, options)
-    found = client.responses.create(model="claude", input=options["prompt"], background=True)
+    found = client.responses.create(model=options.get("model", "claude"), input=options["prompt"], background=True)
     seen["first_status"], seen["polls"] = found.status, 0
     while found.status in ("queued", "in_progress"):
         time.sleep(0.05)
@@ -243,7 +278,9 @@ def respond_resume(base: str, options: dict[str, str], seen: dict[str, Any]) -> 
     """Loses the stream of a background response after three pieces of text and takes it up where it was."""
     client = client_of(base, options)
     text, after, found_id = "", None, ""
-    following = client.responses.create(model="claude", input=options["prompt"], background=True, stream=True)
+    following = client.responses.create(
+        model=options.get("model", "claude"), input=options["prompt"], background=True, stream=True
+    )
     for event in following:
         after = event.sequence_number
         if event.type == "response.created":
@@ -263,7 +300,7 @@ def respond_resume(base: str, options: dict[str, str], seen: dict[str, Any]) -> 
 
 def respond_cancel(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
     client = client_of(base, options)
-    made = client.responses.create(model="claude", input=options["prompt"], background=True)
+    made = client.responses.create(model=options.get("model", "claude"), input=options["prompt"], background=True)
     seen["cancelled"] = client.responses.cancel(made.id).status
     found = made
     while found.status in ("queued", "in_progress"):
@@ -275,7 +312,7 @@ def respond_cancel(base: str, options: dict[str, str], seen: dict[str, Any]) -> 
 
 def respond_delete(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
     client = client_of(base, options)
-    made = client.responses.create(model="claude", input=options["prompt"])
+    made = client.responses.create(model=options.get("model", "claude"), input=options["prompt"])
     client.responses.delete(made.id)
     client.responses.retrieve(made.id)
 
@@ -283,7 +320,9 @@ def respond_delete(base: str, options: dict[str, str], seen: dict[str, Any]) -> 
 def respond_previous(base: str, options: dict[str, str], seen: dict[str, Any]) -> None:
     client = client_of(base, options)
     first = client.responses.create(model="claude", input="My name is Ada. [[fake:say n=2]]", instructions=SYSTEM)
-    second = client.responses.create(model="claude", input=options["prompt"], previous_response_id=first.id)
+    second = client.responses.create(
+        model=options.get("model", "claude"), input=options["prompt"], previous_response_id=first.id
+    )
     _response(second, seen)
     seen["expected_previous"] = first.id
 

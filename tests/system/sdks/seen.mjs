@@ -26,7 +26,7 @@ export function errorOf(error) {
     kinds,
     name: error?.name,
     status: error?.status ?? error?.statusCode ?? null,
-    message: String(error?.message ?? error),
+    message: String(error?.message ?? (error instanceof Error ? error : JSON.stringify(error))),
     code: error?.code ?? null,
     param: error?.param ?? null,
     type: error?.type ?? error?.error?.error?.type ?? null,

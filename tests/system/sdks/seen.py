@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+# One red pixel.
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg=="
+
 Scenario = Callable[[str, dict[str, str], dict[str, Any]], None]
 
 

@@ -19,6 +19,7 @@ class World:
         self.service = service
         self.base = service.apis[0][1]
         self._known: set[str] = set()
+        self.mock: Any = None  # of the vendors, where the real CLIs run
 
     def runs(self) -> list[str]:
         """The ids of all runs since this was last asked."""
@@ -42,7 +43,7 @@ def speaking(**config: str) -> Iterator[World]:
         "CLINVK_BACKENDS__CLAUDE__COMMAND": command,
         "CLINVK_BACKENDS__CODEX__COMMAND": ABSENT,
         "CLINVK_BACKENDS__GEMINI__COMMAND": ABSENT,
-        "CLINVK_SERVER__HANGUP_GRACE_SECS": "3",
+        "CLINVK_SERVER__HANGUP_GRACE_SECS": "2",
         **config,
     }
     with serving(**config) as service:
