@@ -26,9 +26,11 @@ from shared.ids import new_id
 from shared.redis import Redis
 from shared.store import Limits, create_scripts
 from shared.store.events import Events
+from shared.store.flows import Flows
 from shared.store.followers import Followers
 from shared.store.hosts import Hosts
 from shared.store.runs import Runs
+from shared.store.sessions import Sessions
 from shared.sweep import Sweeper
 
 _log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ def limits_of(config: Config) -> Limits:
         lease_s=config.worker.lease_secs,
         retention_s=config.runs.retention_secs,
         max_events=config.runs.max_events,
+        session_s=config.session.retention_days * 86400,
     )
 
 
@@ -72,12 +75,19 @@ def create_app(config: Config, keys: Sequence[Key]) -> App:
         runs, hosts, events = Runs(scripts), Hosts(scripts), Events(scripts)
         api = new_id("api")
         relay = Relay(redis, events, Followers(scripts, api), api)
-        dispatch = Dispatch(runs, hosts, max_depth=config.queue.max_depth)
+        flows, sessions = Flows(scripts, runs), Sessions(scripts)
+        dispatch = Dispatch(runs, hosts, flows, sessions, max_depth=config.queue.max_depth)
         sweeper = Sweeper(
-            scripts, runs, max_wait_s=config.queue.max_wait_secs, hangup_grace_s=config.server.hangup_grace_secs
+            scripts,
+            runs,
+            dispatch,
+            sessions,
+            max_wait_s=config.queue.max_wait_secs,
+            hangup_grace_s=config.server.hangup_grace_secs,
+            session_s=config.session.retention_days * 86400,
         )
         async with relay:
-            context = app.state.context = Context(config, runs, hosts, relay, dispatch)
+            context = app.state.context = Context(config, runs, hosts, flows, sessions, relay, dispatch)
             sweeping = asyncio.create_task(sweeper.run(), name="sweep")
             try:
                 yield

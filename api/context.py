@@ -14,8 +14,10 @@ from shared.dispatch import Dispatch
 from shared.errors import ClinvkError
 from shared.host import Instance, Readiness
 from shared.run import Failure, RunSpec
+from shared.store.flows import Flows
 from shared.store.hosts import Hosts
 from shared.store.runs import Runs
+from shared.store.sessions import Sessions
 from shared.sweep import HUNG_UP
 
 _log = logging.getLogger(__name__)
@@ -28,10 +30,21 @@ UNCERTAIN = Failure("cancelled", "its caller was told that the store was away", 
 class Context:
     """Owns the timers of hang-ups; all else it is given."""
 
-    def __init__(self, config: Config, runs: Runs, hosts: Hosts, relay: Relay, dispatch: Dispatch) -> None:
+    def __init__(
+        self,
+        config: Config,
+        runs: Runs,
+        hosts: Hosts,
+        flows: Flows,
+        sessions: Sessions,
+        relay: Relay,
+        dispatch: Dispatch,
+    ) -> None:
         self.config = config
         self.runs = runs
         self.hosts = hosts
+        self.flows = flows
+        self.sessions = sessions
         self.relay = relay
         self.dispatch = dispatch
         self.closing = asyncio.Event()  # set when this process shuts down: streams end
@@ -50,11 +63,15 @@ class Context:
             task.add_done_callback(self._timers.discard)
 
     async def _hung_up(self, run_id: str) -> None:
-        await asyncio.sleep(self.config.server.hangup_grace_secs)
+        grace_s = self.config.server.hangup_grace_secs
+        await asyncio.sleep(grace_s)
+        # Who came back meanwhile and left again has a grace of its own, and a timer. Clocks differ by a little.
+        alone_s = grace_s * 0.95
         try:
-            run = await self.runs.get(run_id)
-            if run is not None:
-                await self.runs.cancel(run.spec, HUNG_UP, "unfollowed")
+            if run_id.startswith("flow_"):
+                await self.dispatch.cancel_flow(run_id, HUNG_UP, "unfollowed", alone_s=alone_s)
+            elif (run := await self.runs.get(run_id)) is not None:
+                await self.runs.cancel(run.spec, HUNG_UP, "unfollowed", alone_s=alone_s)
         except ClinvkError as error:
             _log.warning("run %s is left to the sweep: %s", run_id, error.message)
 

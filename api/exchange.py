@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from api.errors import RunFailed
 from api.relay import Follower
 from shared.errors import InvalidRequest, LogExpired, NotFound, StoreUnavailable
 from shared.run import Failure, Run, RunSpec
-from shared.store.runs import Same
+from shared.store.runs import Added, Same
 
 Req = Request[Any, Any, Any]
 
@@ -47,6 +47,12 @@ class Exchange:
 
         Raises: RunFailed where there is no answer within `server.request_timeout_secs`.
         """
+        if not await self.wait(see):
+            return None
+        return await found(self._ctx, self.spec.id, None)
+
+    async def wait(self, see: Callable[[Sequence[bytes]], None] | None = None) -> bool:
+        """As `whole`, for the end alone. False: the client is gone."""
         follower, limit_s = self.follower, self._ctx.config.server.request_timeout_secs
 
         async def ended() -> None:
@@ -63,14 +69,14 @@ class Exchange:
             try:
                 async with asyncio.timeout(limit_s):
                     if not await stream.unless_gone(self.request.receive, work):
-                        return None
+                        return False
             except TimeoutError:
                 message = f"no answer within {limit_s:g} s (server.request_timeout_secs)"
                 raise RunFailed(Failure("timeout", message, "timed_out"), self.spec.id) from None
             work.result()
         finally:
             await self.leave()
-        return await found(self._ctx, self.spec.id, None)
+        return True
 
     async def streamed(
         self,
@@ -78,13 +84,13 @@ class Exchange:
         *,
         headers: Mapping[str, str],
         tells: Callable[[bytes], bool] | None = None,
-        fails: Callable[[Run], bool] = lambda run: True,  # noqa: ARG005  # every failed run, unless said otherwise
+        fails: Callable[[Run], bool] | None = lambda run: True,  # noqa: ARG005  # every failed run
         hold: bool = True,
     ) -> Response[Any]:
         """Holds the status until an event that `tells` (any, by default) or for a moment, so that an early failure
         has a real status.
 
-        Raises: RunFailed where the run ended before anything was told, and `fails` says so.
+        Raises: RunFailed where the run ended before anything was told, and `fails` says so (None: never).
         """
         first: list[bytes] = []
         handed_over = False
@@ -94,7 +100,11 @@ class Exchange:
                 if not await stream.unless_gone(self.request.receive, work):
                     return NOBODY
                 work.result()
-            if self.follower.ended and not any(tells is None or tells(line) for line in first[:-1]):
+            if (
+                fails is not None
+                and self.follower.ended
+                and not any(tells is None or tells(line) for line in first[:-1])
+            ):
                 run = await found(self._ctx, self.spec.id, None)
                 if run.outcome is not None and run.outcome.failure is not None and fails(run):
                     raise RunFailed(run.outcome.failure, run.id)
@@ -124,7 +134,17 @@ class Exchange:
                 return
 
 
-async def submitted(request: Req, spec: RunSpec, *, endpoint: str, body: bytes) -> Exchange:
+Put = Callable[[str | None, Same | None], Awaitable[Added]]
+"""Puts a run in line, its follower (an API process) and what makes its request the same as another given."""
+
+
+def _put(request: Req, spec: RunSpec) -> Put:
+    ctx = context_of(request)
+    tags = ctx.config.session.default_tags
+    return lambda follower, same: ctx.dispatch.submit(spec, follower=follower, same=same, tags=tags)
+
+
+async def submitted(request: Req, spec: RunSpec, *, endpoint: str, body: bytes, put: Put | None = None) -> Exchange:
     """Puts the run in line, or joins the one that an earlier try of the same request has started.
 
     Raises: what admission raises.
@@ -133,7 +153,7 @@ async def submitted(request: Req, spec: RunSpec, *, endpoint: str, body: bytes) 
     same = same_of(request, spec.tenant, endpoint, body)
     follower = ctx.relay.expect(spec.id)
     try:
-        added = await ctx.dispatch.submit(spec, follower=ctx.relay.api, same=same)
+        added = await (put or _put(request, spec))(ctx.relay.api, same)
     except BaseException as error:
         await follower.close()
         if isinstance(error, StoreUnavailable):
@@ -145,12 +165,12 @@ async def submitted(request: Req, spec: RunSpec, *, endpoint: str, body: bytes) 
     return await resumed(request, added.run_id, spec.tenant)
 
 
-async def detached(request: Req, spec: RunSpec, *, endpoint: str, body: bytes) -> Run:
+async def detached(request: Req, spec: RunSpec, *, endpoint: str, body: bytes, put: Put | None = None) -> Run:
     """Puts a run in line that nobody needs to follow. Raises: what admission raises."""
     ctx = context_of(request)
     same = same_of(request, spec.tenant, endpoint, body)
     try:
-        added = await ctx.dispatch.submit(spec, follower=None, same=same)
+        added = await (put or _put(request, spec))(None, same)
     except StoreUnavailable:
         ctx.undo(spec, detached=True)
         raise

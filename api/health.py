@@ -34,6 +34,7 @@ async def health(request: Request[Any, Any, Any]) -> Response[bytes]:
         body["backends"] = [{"name": b["name"], "available": b["available"]} for b in ctx.backends_of(fleet)]
         body["workers"] = len(fleet)
         body["queue"] = await ctx.runs.counts()
+        body["session_store"]["session_count"] = await ctx.sessions.count()
         if not any(b["available"] for b in body["backends"]):
             body["status"] = "degraded"
     except StoreUnavailable:

@@ -17,6 +17,10 @@ _STATIC = Path(swagger_ui.__file__).parent / "static"
 _ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 
 _BODIES = (
+    wire.ParallelBody,
+    wire.ChainBody,
+    wire.CompareBody,
+    wire.ResumeBody,
     ChatBody,
     ResponsesBody,
     MessagesBody,
@@ -65,6 +69,55 @@ _RUN_ID = {"name": "run_id", "in": "path", "required": True, "schema": {"type": 
 def _query(name: str, text: str, low: int, default: int) -> dict[str, Any]:
     schema = {"type": "integer", "minimum": low, "default": default}
     return {"name": name, "in": "query", "required": False, "description": text, "schema": schema}
+
+
+_ASYNC = " JSON when all has ended; with Prefer: respond-async 202 and a Location; SSE with Accept: text/event-stream."
+
+
+def _flows_and_sessions() -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    flow_id = {"name": "flow_id", "in": "path", "required": True, "schema": {"type": "string"}}
+    session_id = {
+        "name": "session_id",
+        "in": "path",
+        "required": True,
+        "description": "The id, or what begins no other.",
+        "schema": {"type": "string"},
+    }
+    page = [_query("limit", "At most so many.", 1, 100), _query("offset", "How many to skip.", 0, 0)]
+    text = {"in": "query", "required": False, "schema": {"type": "string"}}
+    chosen = [{"name": "backend", **text}, {"name": "status", **text}]
+    for method, path, name, summary, body, parameters in (
+        ("post", "/parallel", "create-parallel", "Run tasks side by side." + _ASYNC, "ParallelBody", []),
+        ("post", "/chain", "create-chain", "Run steps one after another." + _ASYNC, "ChainBody", []),
+        ("post", "/compare", "create-compare", "One prompt, several backends." + _ASYNC, "CompareBody", []),
+        ("get", "/flows", "list-flows", "The caller's flows, the newest first", "", page),
+        ("get", "/flows/{flow_id}", "get-flow", "One flow, as its answer shows it", "", [flow_id]),
+        ("delete", "/flows/{flow_id}", "cancel-flow", "Cancel all of it; 202 while runs end", "", [flow_id]),
+        ("get", "/flows/{flow_id}/events", "follow-flow", "All its runs' events, each with its lane", "", [flow_id]),
+        ("get", "/sessions", "list-sessions", "Sessions, the last used first", "", [*chosen, *page]),
+        ("get", "/sessions/{session_id}", "get-session", "One session", "", [session_id]),
+        ("delete", "/sessions/{session_id}", "delete-session", "Delete it, also on its host", "", [session_id]),
+        ("post", "/sessions/{session_id}/resume", "resume-session", "A further turn", "ResumeBody", [session_id]),
+    ):
+        content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+        if body or name == "follow-flow":
+            content |= _STREAMS
+        operation: dict[str, Any] = {
+            "operationId": name,
+            "summary": summary,
+            "responses": {
+                "200": {"description": "Done, or the stream.", "content": content},
+                "202": {"description": "Accepted, or ending.", "content": {"application/json": {"schema": {}}}},
+                **_problems(400, 401, 404, 409, 410, 413, 429, 500, 502, 503, 504),
+            },
+        }
+        if parameters:
+            operation["parameters"] = parameters
+        if body:
+            operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body)}}}
+        made.setdefault("/api/v1" + path, {})[method] = operation
+    return made
 
 
 def _compatible() -> dict[str, Any]:
@@ -175,6 +228,7 @@ def document() -> dict[str, Any]:
         },
     }
     paths |= _compatible()
+    paths |= _flows_and_sessions()
     for path in ("/health", "/api/v1/health"):
         content = {"application/json": {"schema": {"type": "object"}}}
         paths[path] = {

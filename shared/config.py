@@ -119,10 +119,15 @@ class BackendConfig(_Section, frozen=True):
 
 class Session(_Section, frozen=True):
     retention_days: Annotated[
-        float, msgspec.Meta(gt=0, le=36_500), key("how long an unused session is kept", pending=True)
+        float,
+        msgspec.Meta(gt=0, le=36_500),
+        key("how long an unused session is kept; the API and the workers must agree"),
     ] = 30
-    store_token_usage: Annotated[bool, key("keep token usage with sessions", pending=True)] = True
-    default_tags: Annotated[list[str], key("tags of every new session", pending=True)] = []
+    store_token_usage: Annotated[bool, key("accepted for clinvoker's sake: usage is always kept", pending=True)] = True
+    default_tags: Annotated[list[str], key("tags of every new session", by="api")] = []
+    refuse_busy: Annotated[
+        bool, key("answer a further turn with 409 while one is under way, instead of letting it wait", by="api")
+    ] = False
 
 
 class Output(_Section, frozen=True):
@@ -193,9 +198,9 @@ class Server(_Section, frozen=True):
 
 
 class Parallel(_Section, frozen=True):
-    max_workers: Annotated[Count, key("window of a flow that asks for none", by="api", pending=True)] = 3
-    fail_fast: Annotated[bool, key("end a flow at its first failure", by="api", pending=True)] = False
-    max_window: Annotated[Count, key("the largest window a flow may ask for", by="api", pending=True)] = 50
+    max_workers: Annotated[Count, key("window of a flow that asks for none", by="api")] = 3
+    fail_fast: Annotated[bool, key("end a flow at its first failure", by="api")] = False
+    max_window: Annotated[Count, key("the largest window a flow may ask for", by="api")] = 50
 
 
 class Redis(_Section, frozen=True):

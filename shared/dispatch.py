@@ -4,13 +4,26 @@ import asyncio
 import fnmatch
 import time
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from shared import names
-from shared.errors import BackendNotFound, BackendUnavailable, InvalidRequest, NotEnforceable, UnsupportedParameter
+from shared.errors import (
+    BackendNotFound,
+    BackendUnavailable,
+    ClinvkError,
+    InvalidRequest,
+    NotEnforceable,
+    SessionHostUnavailable,
+    TryLater,
+    UnsupportedParameter,
+)
+from shared.flow import Flow, FlowRecord, FlowStatus, closing, decide
 from shared.host import BackendState, Capabilities, Instance, Readiness
 from shared.run import Attachment, Failure, Run, RunSpec
+from shared.store.flows import Flows
 from shared.store.hosts import Hosts, offers
-from shared.store.runs import Added, Runs, Same
+from shared.store.runs import Added, Runs, Same, last_event
+from shared.store.sessions import Chore, Sessions, opening
 
 KNOWN_BACKENDS = ("claude", "codex", "gemini", "echo")
 
@@ -22,8 +35,10 @@ CANCELLED = Failure("cancelled", "cancelled by its caller", "cancelled")
 class Dispatch:
     """`max_depth` is how many runs may wait; `fleet` is asked for at most once a second."""
 
-    def __init__(self, runs: Runs, hosts: Hosts, *, max_depth: int) -> None:
+    def __init__(self, runs: Runs, hosts: Hosts, flows: Flows, sessions: Sessions, *, max_depth: int) -> None:
         self._runs = runs
+        self._flows = flows
+        self._sessions = sessions
         self._hosts = hosts
         self._max_depth = max_depth
         self._fleet: list[Instance] = []
@@ -57,15 +72,130 @@ class Dispatch:
             return names.queue(spec.backend, instance.host), state.capabilities
         return names.queue(spec.backend), fit[0][1].capabilities
 
-    async def submit(self, spec: RunSpec, *, follower: str | None, same: Same | None = None) -> Added:
+    async def submit(
+        self, spec: RunSpec, *, follower: str | None, same: Same | None = None, tags: Sequence[str] = ()
+    ) -> Added:
         """Puts the run in line, or joins the run of the same request; its caller already listens.
 
         Raises: as `admit`, and QueueFull, StoreUnavailable."""
         queue, _ = await self.admit(spec)
-        return await self._runs.add(spec, queue, follower=follower, max_depth=self._max_depth, same=same)
+        begun = None if spec.session_id is None else opening(spec, tags)
+        return await self._runs.add(spec, queue, follower=follower, max_depth=self._max_depth, same=same, opening=begun)
+
+    async def resume(
+        self, spec: RunSpec, host: str | None, *, follower: str | None, same: Same | None, must_be_free: bool
+    ) -> Added:
+        """A further turn of a session, on the host that has it.
+
+        Raises: as `submit`, SessionHostUnavailable, Conflict, NotFound."""
+        queue = names.queue(spec.backend)
+        if host is None:
+            queue, _ = await self.admit(spec)
+        else:
+            fleet = await self.fleet(fresh=True)
+            here = [(i, s) for i, s in offers(fleet, spec.backend) if i.host == host]
+            if not here:
+                raise SessionHostUnavailable(
+                    f"the session {spec.session_id} lives on the host {host!r}, where {spec.backend} cannot run now",
+                    retry_after_s=10,
+                )
+            check(spec, here[0][1].capabilities)
+            queue = names.queue(spec.backend, host)
+        return await self._runs.add(
+            spec, queue, follower=follower, max_depth=self._max_depth, same=same, must_be_free=must_be_free
+        )
+
+    # -- flows
+
+    async def submit_flow(self, flow: Flow, *, follower: str | None, sticky: bool = False) -> None:
+        """Puts a flow in line. A lane whose backend cannot run now is refused, but for a comparison: there it fails.
+
+        Raises: as `admit`, the field with its lane; QueueFull, StoreUnavailable."""
+        begun: list[tuple[RunSpec, str]] = []
+        closed: dict[int, Failure] = {}
+        for lane, spec in enumerate(flow.lanes):
+            try:
+                queue, _ = await self.admit(spec)
+            except (BackendNotFound, BackendUnavailable) as error:
+                if flow.kind != "compare":
+                    raise named(error, _LANES[flow.kind], lane) from error
+                closed[lane] = Failure(error.code, error.message, error.code)
+            except InvalidRequest as error:
+                raise named(error, _LANES[flow.kind], lane) from error
+            else:
+                begun.append((spec, queue))
+        if flow.kind == "chain":
+            begun = begun[:1]
+        await self._flows.close(flow.id, closed)
+        await self._flows.add(flow, begun, follower=follower, sticky=sticky, max_depth=self._max_depth)
+        if not begun or flow.kind == "compare":
+            await self.carry_on(flow.id)
+
+    async def carry_on(self, flow_id: str) -> None:
+        """Does what comes next in a flow, if anything; by whoever ended a run of it, and by the sweep. May be doubled."""
+        while True:
+            record = await self._flows.get(flow_id)
+            if record is None or record.status is not FlowStatus.RUNNING:
+                return
+            todo = decide(record)
+            await self._flows.close(flow_id, todo.close)
+            if todo.stop is not None and record.stop is None:
+                await self._flows.stop(flow_id, todo.stop)
+            for run in todo.cancel:
+                await self._runs.cancel(run.spec, todo.stop or CANCELLED)
+            if todo.start is not None:
+                await self._start_step(todo.start)
+            if todo.end is not None:
+                await self._end_flow(record, todo.end)
+                return
+            settled = not todo.close and not todo.cancel
+            if settled and await self._flows.carried(flow_id, record.ends):
+                return
+
+    async def _start_step(self, spec: RunSpec) -> None:
+        try:
+            queue, _ = await self.admit(spec)
+        except TryLater:
+            queue = names.queue(
+                spec.backend
+            )  # it was there when the chain began; it waits for a worker, and not for ever
+        except ClinvkError as error:
+            assert spec.flow_id is not None
+            await self._flows.close(spec.flow_id, {spec.lane: Failure(error.code, error.message, error.code)})
+            return
+        await self._flows.extend(spec, queue)
+
+    async def _end_flow(self, record: FlowRecord, status: FlowStatus) -> None:
+        outcome = closing(record, status)
+        spec = RunSpec(id=record.flow.id, tenant=record.flow.tenant, backend="flow", prompt="")
+        ended = await self._flows.end(record.flow.id, status, outcome, last_event(spec, outcome))
+        hosts = {run.host for run in record.runs.values() if run.host is not None and run.spec.workspace is not None}
+        if ended:
+            for host in hosts:
+                await self._sessions.add_chore(host, Chore(workspace=record.flow.id))
+
+    async def cancel_flow(
+        self, flow_id: str, failure: Failure, condition: Literal["", "unfollowed"] = "", *, alone_s: float = 0.0
+    ) -> None:
+        """Ends all of a flow: what waits at once, what runs by its worker. With `unfollowed` only where nobody has
+        followed it for `alone_s`."""
+        if await self._flows.stop(flow_id, failure, condition, alone_s):
+            await self.carry_on(flow_id)
 
     async def cancel(self, run: Run, failure: Failure = CANCELLED) -> str:
         return await self._runs.cancel(run.spec, failure)
+
+
+_LANES = {"parallel": "tasks", "chain": "steps", "compare": "backends"}
+
+
+def named(error: BackendUnavailable | InvalidRequest, lanes: str, lane: int) -> ClinvkError:
+    """The same refusal, with the lane that it is about."""
+    where = f"{lanes}[{lane}]"
+    if isinstance(error, InvalidRequest):
+        field = f"{where}.{error.field}" if error.field else where
+        return type(error)(f"{where}: {error.message}", field=field, issue=error.message)
+    return BackendUnavailable(f"{where}: {error.message}", retry_after_s=error.retry_after_s)
 
 
 def _matching(fleet: Sequence[Instance], spec: RunSpec) -> list[tuple[Instance, BackendState]]:

@@ -13,6 +13,7 @@ ClinvkError
 ├── TryLater                  the same request may work later
 │   ├── QueueFull
 │   ├── BackendUnavailable    no live worker offers the backend
+│   ├── SessionHostUnavailable  the one host that has the session does not
 │   └── StoreUnavailable      Redis is away or full
 ├── LogExpired                the events asked for have been trimmed
 ├── RunFailed                 carries the `Failure` of a run
@@ -98,6 +99,10 @@ class QueueFull(TryLater):
 
 class BackendUnavailable(TryLater):
     code = "backend_unavailable"
+
+
+class SessionHostUnavailable(TryLater):
+    code = "session_host_unavailable"
 
 
 class StoreUnavailable(TryLater):

@@ -1,7 +1,7 @@
 """Every name in Redis, as a table; a new name is added here or nowhere.
 
 All names begin with `clinvk:` but for the Celery queues (lists named after a backend, or `backend@host`) and what
-kombu keeps beside them (`_kombu.binding.*`, `clinvk:unacked*`).
+kombu keeps beside them (`_kombu.binding.*`).
 
 | name                      | type   | holds                                                               | lives               |
 |---------------------------|--------|---------------------------------------------------------------------|---------------------|
@@ -28,7 +28,19 @@ kombu keeps beside them (`_kombu.binding.*`, `clinvk:unacked*`).
 | clinvk:session:{id}       | hash   | a session: host, backend, the CLI's own id, directory               | session retention   |
 | clinvk:swept              | string | when the last sweep was (ms)                                        | always              |
 | clinvk:hold               | string | no lease is judged before this (ms): Redis or the sweepers were away | a lease            |
-| clinvk:unacked*           |        | kombu's deliveries that were not acknowledged                       | always              |
+| clinvk:queues             | set    | Celery queues that some instance offers                             | while offered       |
+| clinvk:impatient          | zset   | unstarted runs by the end of their caller's patience (ms)           | until their start   |
+| clinvk:same:{hash}        | hash, list | the run, or runs, that the same request has started             | 24 h; 1 h           |
+| clinvk:run:{flow}         | hash   | a flow: flow, status, sequence, ends; followed as a run is          | retention after end |
+| clinvk:group:{flow or session} | hash | its window, its host where it has one, why it takes no more runs  | its own             |
+| clinvk:line:group:{id}, clinvk:held:group:{id} | list, set | its runs that wait for its window, and those in it | while not empty |
+| clinvk:closed:{flow}      | hash   | lane -> failure, of lanes that got no run                           | retention after end |
+| clinvk:flows:{tenant}     | zset   | flow ids of a tenant by creation time                               | retention           |
+| clinvk:due                | zset   | flows that are to be carried on, by since when (ms)                 | until carried on    |
+| clinvk:sessions           | zset   | all sessions by last use (ms)                                       | while not empty     |
+| clinvk:sessions:{tenant}, ...|{backend}|{status} | zset | the same of a tenant, by backend and status      | while not empty     |
+| clinvk:sessionids:{tenant} | zset  | the same by id, for prefixes                                        | while not empty     |
+| clinvk:chores:{host}      | list   | what a host is to remove of deleted sessions                        | session retention   |
 
 Channels: `clinvk:live:{api}` carries events to an API process, `clinvk:orders:{instance}` orders to a worker.
 """
@@ -41,6 +53,8 @@ QUEUES = "clinvk:queues"  # those that some instance offers
 RUNNING = "clinvk:running"
 UNFOLLOWED = "clinvk:unfollowed"
 IMPATIENT = "clinvk:impatient"
+DUE = "clinvk:due"
+SESSIONS = "clinvk:sessions"
 TURN = "clinvk:turn"
 LIMITS = "clinvk:limits"
 INSTANCES = "clinvk:instances"
@@ -71,6 +85,26 @@ def instance(id: str) -> str:
 
 def session(id: str) -> str:
     return "clinvk:session:" + id
+
+
+def session_ids(tenant: str) -> str:
+    return "clinvk:sessionids:" + tenant
+
+
+def flows(tenant: str) -> str:
+    return "clinvk:flows:" + tenant
+
+
+def group(id: str) -> str:
+    return "clinvk:group:" + id
+
+
+def closed(flow_id: str) -> str:
+    return "clinvk:closed:" + flow_id
+
+
+def chores(host: str) -> str:
+    return "clinvk:chores:" + host
 
 
 def live(api: str) -> str:

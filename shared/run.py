@@ -83,6 +83,9 @@ class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     schema: dict[str, Any] | None = None  # JSON Schema: the whole answer is one JSON value of that kind
     effort: str | None = None  # of reasoning: minimal, low, medium, high, max; the nearest that the CLI has
     thinking_tokens: int | None = None  # a bound for reasoning; 0: none of it
+    flow_id: str | None = None
+    lane: int = 0  # its place in the flow
+    workspace: str | None = None  # a kept directory of this name is the cwd, which runs of a flow may share
     start_within_s: float | None = None  # its caller's patience: not started within it, it is refused
     reply: dict[str, Any] = {}  # what the dialect's answer repeats of the request; of no meaning to workers
 

@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+import time
 
+from shared.dispatch import Dispatch
 from shared.errors import ClinvkError
 from shared.redis import Scripts, texts
 from shared.run import Failure
 from shared.store.runs import Runs
+from shared.store.sessions import Sessions
 
 _log = logging.getLogger(__name__)
 
@@ -26,9 +29,22 @@ HUNG_UP = Failure("cancelled", "nobody followed this run any more", "hung_up")
 class Sweeper:
     """Any number of processes may sweep; the store lets one at a time."""
 
-    def __init__(self, scripts: Scripts, runs: Runs, *, max_wait_s: float, hangup_grace_s: float) -> None:
+    def __init__(
+        self,
+        scripts: Scripts,
+        runs: Runs,
+        dispatch: Dispatch,
+        sessions: Sessions,
+        *,
+        max_wait_s: float,
+        hangup_grace_s: float,
+        session_s: float = 30 * 86400.0,
+    ) -> None:
         self._scripts = scripts
         self._runs = runs
+        self._dispatch = dispatch
+        self._sessions = sessions
+        self._session_s = session_s
         self._max_wait_s = max_wait_s
         # The API that saw the hang-up ends the run after the grace; this is for the one that died.
         self._grace_s = hangup_grace_s + 1.0
@@ -55,7 +71,7 @@ class Sweeper:
         )
         if not found:
             return False
-        lost, overdue, alone, dead, impatient = (texts(part) for part in found)
+        lost, overdue, alone, dead, impatient, due, old = (texts(part) for part in found)
         for api in dead:
             count = await self._scripts("leave_api", api)
             _log.warning("API process %s is gone; it followed %s runs", api, count)
@@ -71,8 +87,14 @@ class Sweeper:
             if (run := await self._runs.get(run_id)) is not None:
                 await self._runs.cancel(run.spec, _too_late(run.spec.start_within_s or 0.0), "unstarted")
         for run_id in alone:
-            if (run := await self._runs.get(run_id)) is not None:
+            if run_id.startswith("flow_"):
+                await self._dispatch.cancel_flow(run_id, HUNG_UP, "unfollowed")
+            elif (run := await self._runs.get(run_id)) is not None:
                 await self._runs.cancel(run.spec, HUNG_UP, "unfollowed")
+        for flow_id in due:  # whoever ended its run died before it carried the flow on
+            await self._dispatch.carry_on(flow_id)
+        for session_id in old:
+            await self._sessions.forget(session_id, idle_since_s=time.time() - self._session_s)
         return len(lost) == _LIMIT or len(overdue) == _LIMIT
 
 

@@ -1,4 +1,8 @@
-"""The Celery side: one task whose id is the run's id, on a pool that is the runner's loop; late ack, no result backend."""
+"""The Celery side: one task whose id is the run's id, on a pool that is the runner's loop; late ack, no result backend.
+
+Messages are asked for only of the queues that the gate lets through now. A Redis that refuses writes (a full disk, too few
+replicas, a failover) is waited for as one that is away: Celery itself would take the refusal for the end of the world.
+"""
 
 import concurrent.futures
 import logging
@@ -14,18 +18,73 @@ from celery import Celery, bootsteps
 from celery.concurrency.base import BasePool
 from celery.exceptions import Reject
 from kombu import Exchange, Queue
+from kombu.transport.virtual.base import Empty
+from kombu.utils.scheduling import round_robin_cycle
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, ResponseError
 
 from shared import names
+from worker.gate import Gate
 
 _log = logging.getLogger(__name__)
 
-CarryOut = Callable[[str], "concurrent.futures.Future[bool]"]
+CarryOut = Callable[[str, str], "concurrent.futures.Future[bool]"]
+
+_REFUSED_S = 1.0  # between attempts to take messages from a Redis that refuses
+_NARROW_S = 0.1  # how long one look for messages takes at most while a queue is left out of it
+
+
+class _Cycle(round_robin_cycle):  # type: ignore[misc]  # kombu ships no types
+    """The queues in turn, without those that the gate holds back."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self._gate = gate
+
+    def consume(self, n: int) -> list[str]:
+        return [queue for queue in super().consume(n) if self._gate.wants(queue)]
 
 
 class _Channel(kombu.transport.redis.Channel):  # type: ignore[misc]  # kombu ships no types
-    """Keeps its client: stock kombu 5.7 makes a new one for each message."""
+    """Keeps its client: stock kombu 5.7 makes a new one for each message. Asks of the queues that the gate lets through."""
 
+    from_transport_options = (*kombu.transport.redis.Channel.from_transport_options, "gate")
+    gate: Gate | None = None
     _kept: Any = None
+    _not_before = 0.0  # monotonic
+    _refused = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.gate is not None:
+            self._queue_cycle = _Cycle(self.gate)
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        if time.monotonic() >= self._not_before:
+            narrow = self.gate is not None and self.gate.narrow
+            super()._brpop_start(_NARROW_S if narrow else timeout)
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            found = super()._brpop_read(**options)
+        except ReadOnlyError as error:  # it is a replica now; the way to the new master is another connection
+            raise RedisConnectionError(str(error)) from error
+        except ResponseError as error:
+            if not self._refused:
+                _log.warning("Redis gives no messages, which is tried again each second: %s", error)
+            self._refused = True
+            self._not_before = time.monotonic() + _REFUSED_S
+            raise Empty from error
+        except Empty:
+            self._served()
+            raise
+        self._served()
+        return found
+
+    def _served(self) -> None:
+        if self._refused:
+            _log.warning("Redis gives messages again")
+            self._refused = False
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         if asynchronous:
@@ -37,6 +96,7 @@ class _Channel(kombu.transport.redis.Channel):  # type: ignore[misc]  # kombu sh
 
 class Transport(kombu.transport.redis.Transport):  # type: ignore[misc]  # as above
     Channel = _Channel
+    connection_errors = (*kombu.transport.redis.Transport.connection_errors, ResponseError)
 
 
 # A URL's scheme names its transport, whatever `broker_transport` says; so the names are given to the one above.
@@ -53,7 +113,9 @@ class Pool(BasePool):  # type: ignore[misc]  # celery ships no types
 
     body_can_be_buffer = True
     signal_safe = False
-    carry_out: CarryOut  # set by `create_worker`
+    carry_out: CarryOut  # these three are set by `create_worker`
+    gate: Gate
+    is_stopping: Callable[[], bool]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -62,7 +124,7 @@ class Pool(BasePool):  # type: ignore[misc]  # celery ships no types
     def on_apply(
         self,
         target: Any,  # noqa: ARG002  # celery's tracer, which would wait for the task's end
-        args: Any,  # noqa: ARG002  # the task has none
+        args: Any,
         kwargs: Any,  # noqa: ARG002  # as above
         *,
         callback: Callable[[Any], Any],
@@ -71,9 +133,13 @@ class Pool(BasePool):  # type: ignore[misc]  # celery ships no types
         **_: Any,
     ) -> None:
         accept_callback(os.getpid(), time.monotonic())
-        run = type(self).carry_out(correlation_id)
+        kind = type(self)
+        queue = str(args[2]["delivery_info"]["routing_key"])
+        kind.gate.take(queue)  # before the next look for messages
+        run = kind.carry_out(correlation_id, queue) if kind.gate.serves(queue) else _not_here()
         self._under_way.add(run)
         run.add_done_callback(lambda run: self._done(run, callback))
+        run.add_done_callback(lambda _: kind.gate.give(queue))
 
     def _done(self, run: "concurrent.futures.Future[bool]", callback: Callable[[Any], Any]) -> None:
         """`callback` takes (failed, value or its traceback, seconds), and acknowledges or puts back."""
@@ -91,8 +157,10 @@ class Pool(BasePool):  # type: ignore[misc]  # celery ships no types
             self._under_way.discard(run)
 
     def on_stop(self) -> None:
-        """Celery's warm shutdown: returns when no run is under way, which the runner's grace bounds."""
-        concurrent.futures.wait(list(self._under_way))
+        """Celery's warm shutdown: returns when no run is under way, which the runner's grace bounds. Where Celery has
+        died, the runs go on under the next."""
+        if type(self).is_stopping():
+            concurrent.futures.wait(list(self._under_way))
 
 
 def broker_url(url: str) -> str:
@@ -103,15 +171,18 @@ def create_worker(
     url: str,
     queues: Sequence[str],
     carry_out: CarryOut,
+    gate: Gate,
     on_ready: Callable[[], None],
     on_stop: Callable[[], None],
+    is_stopping: Callable[[], bool],
     *,
     hostname: str,
     concurrency: int,
     loglevel: str,
 ) -> Any:
-    """Celery's worker, to be started on the main thread. `carry_out` starts a run in the runner's loop; its result
-    False puts the message back."""
+    """Celery's worker, to be started on the main thread; when that returns though nobody is stopping, it has died and
+    another may be made. `carry_out` starts a run, of a queue, in the runner's loop; its result False puts the message
+    back."""
     app = Celery("clinvk", broker=broker_url(url), set_as_current=False)
     app.conf.update(
         broker_connection_retry_on_startup=True,
@@ -122,6 +193,7 @@ def create_worker(
             "ack_emulation": False,
             "priority_steps": [0],  # otherwise four lists for each queue; whose turn it is, our own lines decide
             "socket_keepalive": not url.startswith("unix:"),
+            "gate": gate,
         },
         task_queues=[Queue(name, Exchange("", type="direct"), routing_key=name) for name in queues],
         task_default_queue=queues[0],
@@ -152,10 +224,11 @@ def create_worker(
 
     from celery.signals import worker_shutting_down
 
-    worker_shutting_down.connect(lambda **_: on_stop(), weak=False)
-    return app.Worker(
+    worker_shutting_down.connect(lambda **_: on_stop(), weak=False, dispatch_uid="clinvk")
+    given = {"carry_out": staticmethod(carry_out), "gate": gate, "is_stopping": staticmethod(is_stopping)}
+    worker = app.Worker(
         hostname=hostname,
-        pool_cls=type("Pool", (Pool,), {"carry_out": staticmethod(carry_out)}),
+        pool_cls=type("Pool", (Pool,), given),
         concurrency=concurrency,
         without_gossip=True,
         without_mingle=True,
@@ -163,3 +236,16 @@ def create_worker(
         optimization="fair",
         loglevel=loglevel,
     )
+    gate.on_change = lambda: worker.hub.call_soon(_nothing)  # which wakes it, so that it looks anew
+    return worker
+
+
+def _not_here() -> "concurrent.futures.Future[bool]":
+    """Puts the message back, for whoever has the backend."""
+    answer: concurrent.futures.Future[bool] = concurrent.futures.Future()
+    answer.set_result(False)
+    return answer
+
+
+def _nothing() -> None:
+    """Work for a hub that is only to be woken."""

@@ -34,9 +34,9 @@ def worker(argv: Sequence[str]) -> int:
             raise ConfigError(f"--backends: unknown backend {name.strip()!r}; known are {', '.join(known)}")
     environ = dict(os.environ)
     lifeline = environ.pop(LIFELINE, None)
-    # The line to whoever started us is ours alone.
-    if lifeline is not None:
-        os.set_inheritable(int(lifeline), False)
-    return warden.run(
-        [sys.executable, "-m", "worker.main", *argv], environ, lifeline=None if lifeline is None else int(lifeline)
+    warden.become(
+        [sys.executable, "-m", "worker.main", *argv],
+        environ,
+        lifeline=None if lifeline is None else int(lifeline),
+        lease_s=loaded.config.worker.lease_secs,
     )

@@ -8,14 +8,16 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+
+import msgspec
 
 from shared import names
 from shared.config import Config
 from shared.errors import StoreUnavailable
-from shared.host import BackendState, Instance, Readiness
+from shared.host import BackendState, Capabilities, Instance, Readiness
 from shared.store.hosts import Hosts
 from worker.backends import BACKENDS
 from worker.stage import Stage
@@ -38,7 +40,8 @@ def offered(config: Config, only: list[str] | None) -> list[str]:
 
 
 class Host:
-    """Announces this instance while it lives. `running` tells how many runs of each backend are under way."""
+    """Announces this instance while it lives. `running` tells how many runs of each backend are under way;
+    `open_to` is told which backends are here, at each look."""
 
     def __init__(
         self,
@@ -50,24 +53,26 @@ class Host:
         host: str,
         instance: str,
         running: Callable[[], Mapping[str, int]],
+        open_to: Callable[[Iterable[str]], None],
     ) -> None:
         self._config = config
         self._stage = stage
         self._hosts = hosts
         self._running = running
+        self._open_to = open_to
         self._names = backends
         self._host = host
         self._instance = instance
         self._started_at = time.time()
-        self._versions: dict[str, str | None] = {}
+        self._versions: dict[tuple[str, ...], str | None] = {}
         self.draining = False
 
     def look(self) -> None:
         """Finds the CLIs and their versions. Slow where a version must be asked for; call it off the loop."""
         for name in self._names:
             command = self._stage.command(name)
-            if command is not None and name not in self._versions:
-                self._versions[name] = find_version(name, command)
+            if command is not None and command not in self._versions:
+                self._versions[command] = find_version(name, command)
 
     def state(self) -> Instance:
         limit = self._config.worker.concurrency
@@ -81,12 +86,12 @@ class Host:
                 BackendState(
                     name=name,
                     readiness=Readiness.READY if ready else Readiness.NOT_INSTALLED,
-                    version=self._versions.get(name),
+                    version=self._versions.get(command) if command else None,
                     path=command[0] if command else None,
                     reason=None if ready else f"{name} is not on the PATH of {self._host}",
                     slots=slots if ready else 0,
                     running=counts.get(name, 0),
-                    capabilities=BACKENDS[name].capabilities(as_root=os.geteuid() == 0),
+                    capabilities=self._capabilities(name),
                 )
             )
         return Instance(
@@ -102,9 +107,16 @@ class Host:
             backends=tuple(states),
         )
 
+    def _capabilities(self, name: str) -> Capabilities:
+        """The CLI's own, with the flags that this host's operator lets callers pass besides."""
+        found = BACKENDS[name].capabilities(as_root=os.geteuid() == 0)
+        more = self._config.backend(name).allow_extra_flags
+        return msgspec.structs.replace(found, extra=tuple(dict.fromkeys((*found.extra, *more))))
+
     async def announce(self) -> None:
         """Raises: StoreUnavailable."""
         state = self.state()
+        self._open_to([backend.name for backend in state.backends if backend.readiness is Readiness.READY])
         slots = {}
         for backend in state.backends:
             count = 0 if self.draining else backend.slots
@@ -114,8 +126,8 @@ class Host:
 
     async def run(self) -> None:
         """Announces until cancelled."""
-        await asyncio.to_thread(self.look)
         while True:
+            await asyncio.to_thread(self.look)
             try:
                 await self.announce()
             except StoreUnavailable as error:

@@ -10,8 +10,10 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvloop
@@ -20,35 +22,45 @@ from redis.exceptions import RedisError
 from shared import log, memory, names
 from shared.config import Config
 from shared.config_sources import load
+from shared.dispatch import Dispatch
+from shared.errors import ConfigError
 from shared.ids import new_id
 from shared.redis import Redis
 from shared.run import Failure
 from shared.store import Limits as StoreLimits
 from shared.store import create_scripts
 from shared.store.events import Events
+from shared.store.flows import Flows
 from shared.store.hosts import Hosts
 from shared.store.runs import Runs
+from shared.store.sessions import Sessions
 from shared.sweep import Sweeper
 from worker import tree
 from worker.celery_app import create_worker
+from worker.forever import forever
+from worker.gate import Gate, backend_of
 from worker.host import Host, offered
 from worker.live import Publisher
 from worker.runner import Limits, Runner
 from worker.stage import Stage
-from worker.warden import LIFELINE, watch_lifeline
+from worker.warden import HEARTBEAT, LIFELINE, watch_lifeline
 
 _log = logging.getLogger(__name__)
 
+_BEAT_S = 0.5
+_AGAIN_S = 1.0  # before Celery is started again in a process that carries out runs
+
 
 class Side:
-    """The runner's loop with all that lives in it. One for the process."""
+    """The runner's loop with all that lives in it. One for the process. `heartbeat`: where the warden listens."""
 
-    def __init__(self, config: Config, home: Path, backends: list[str]) -> None:
+    def __init__(self, config: Config, home: Path, backends: list[str], heartbeat: int) -> None:
         self.config = config
         self.host = config.worker.name or socket.gethostname()
         self.instance = new_id("ins")
         self.loop = uvloop.new_event_loop()
         self.ready = threading.Event()
+        self._heartbeat = heartbeat
         self._stopping: concurrent.futures.Future[None] | None = None
         url = config.redis.url or ""
         self._redis = Redis(url)
@@ -58,9 +70,13 @@ class Side:
                 lease_s=config.worker.lease_secs,
                 retention_s=config.runs.retention_secs,
                 max_events=config.runs.max_events,
+                session_s=config.session.retention_days * 86400,
             ),
         )
-        runs = Runs(scripts)
+        runs, hosts, self._sessions = Runs(scripts), Hosts(scripts), Sessions(scripts)
+        dispatch = Dispatch(runs, hosts, Flows(scripts, runs), self._sessions, max_depth=config.queue.max_depth)
+        at_once = {name: count for name in backends if (count := config.backend(name).max_concurrency)}
+        self.gate = Gate(at_once, config.worker.concurrency)
         self._stage = Stage(config, home, os.environ)
         self._publisher = Publisher(Events(scripts))
         self.runner = Runner(
@@ -73,21 +89,30 @@ class Side:
                 idle_s=config.worker.idle_timeout_secs,
                 max_output_bytes=config.runs.max_output_bytes,
                 dry_run=config.unified_flags.dry_run,
+                at_once=at_once,
             ),
             host=self.host,
             instance=self.instance,
+            carry_on=dispatch.carry_on,
         )
         self._announcer = Host(
             config,
             self._stage,
-            Hosts(scripts),
+            hosts,
             backends,
             host=self.host,
             instance=self.instance,
             running=lambda: self.runner.running,
+            open_to=self.gate.open,
         )
         self._sweeper = Sweeper(
-            scripts, runs, max_wait_s=config.queue.max_wait_secs, hangup_grace_s=config.server.hangup_grace_secs
+            scripts,
+            runs,
+            dispatch,
+            self._sessions,
+            max_wait_s=config.queue.max_wait_secs,
+            hangup_grace_s=config.server.hangup_grace_secs,
+            session_s=config.session.retention_days * 86400,
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._thread = threading.Thread(target=self._live, name="runner", daemon=True)
@@ -103,18 +128,31 @@ class Side:
 
     async def _main(self) -> None:
         self._stage.workspaces.claim()
-        self._tasks = [
-            asyncio.create_task(self._publisher.run(), name="publisher"),
-            asyncio.create_task(self.runner.keep_leases(), name="leases"),
-            asyncio.create_task(self._sweeper.run(), name="sweep"),
-            asyncio.create_task(self._orders(), name="orders"),
-        ]
+        self._keep("publisher", self._publisher.run)
+        self._keep("leases", self.runner.keep_leases)
+        self._keep("sweep", self._sweeper.run)
+        self._keep("orders", self._orders)
+        if self._heartbeat >= 0:
+            self._keep("heartbeat", self._beat)
         await self._done.wait()
+        if self._heartbeat >= 0:  # no more of it: an end in good order takes its time
+            os.close(self._heartbeat)
+            self._heartbeat = -1
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._announcer.retire()
         await self._redis.aclose()
+
+    def _keep(self, name: str, what: Callable[[], Awaitable[None]]) -> None:
+        self._tasks.append(self.loop.create_task(forever(name, what), name=name))
+
+    async def _beat(self) -> None:
+        """Says to the warden that this loop turns."""
+        while self._heartbeat >= 0:
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):  # it stands still, or is gone
+                os.write(self._heartbeat, b".")
+            await asyncio.sleep(_BEAT_S)
 
     async def _orders(self) -> None:
         decode = msgspec.json.Decoder(Failure).decode
@@ -129,21 +167,23 @@ class Side:
 
     # -- called by Celery's threads
 
-    def carry_out(self, run_id: str) -> "concurrent.futures.Future[bool]":
-        return asyncio.run_coroutine_threadsafe(self.runner.carry_out(run_id), self.loop)
+    def carry_out(self, run_id: str, queue: str) -> "concurrent.futures.Future[bool]":
+        return asyncio.run_coroutine_threadsafe(self.runner.carry_out(run_id, backend_of(queue)), self.loop)
 
     def on_ready(self) -> None:
         """Messages are taken from now on; called anew after each lost connection."""
         if not self.ready.is_set():
             self.ready.set()
-            self.loop.call_soon_threadsafe(
-                lambda: self._tasks.append(self.loop.create_task(self._announcer.run(), name="announce"))
-            )
+            self.loop.call_soon_threadsafe(self._keep, "announce", self._announcer.run)
 
     def on_stop(self) -> None:
         """Celery begins its warm shutdown."""
         if self._stopping is None:
             self._stopping = asyncio.run_coroutine_threadsafe(self._stop(), self.loop)
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping is not None
 
     async def _stop(self) -> None:
         self._announcer.draining = True
@@ -171,6 +211,12 @@ def _end_at_once(runner: Runner) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
+    lifeline, heartbeat = (int(os.environ.pop(name, "-1")) for name in (LIFELINE, HEARTBEAT))
+    for fd in (lifeline, heartbeat):
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+    if heartbeat >= 0:
+        os.set_blocking(heartbeat, False)
     parser = argparse.ArgumentParser(prog="clinvk worker")
     parser.add_argument("--config", type=Path)
     parser.add_argument("--concurrency", type=int)
@@ -182,33 +228,48 @@ def main(argv: Sequence[str]) -> int:
     config = loaded.config
     log.start(config.log.level, config.log.format)
     tree.become_subreaper()
-    lifeline = int(os.environ.pop(LIFELINE, "-1"))
-    if lifeline >= 0:
-        os.set_inheritable(lifeline, False)
     only = [name.strip() for name in args.backends.split(",")] if args.backends else None
     backends = offered(config, only)
-    side = Side(config, loaded.home, backends)
+    if not backends:
+        raise ConfigError("no backend is left that this worker may offer (backends.NAME.enabled, --backends)")
+    side = Side(config, loaded.home, backends, heartbeat)
     if lifeline >= 0:
         watch_lifeline(lifeline, lambda: _end_at_once(side.runner))
-    queues = [names.queue(name) for name in backends] + [names.queue(name, side.host) for name in backends]
-    worker = create_worker(
-        config.redis.url or "",
-        queues,
-        side.carry_out,
-        side.on_ready,
-        side.on_stop,
-        hostname=f"{side.instance}@{side.host}",
-        concurrency=config.worker.concurrency,
-        loglevel=config.log.level.upper(),
-    )
     side.start()
     for number in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda *_: None)  # ignored ones would stay so in the CLIs
-    memory.settle()
-    worker.start()
+    while True:
+        worker = _celery(side, backends)
+        memory.settle()
+        worker.start()
+        if side.is_stopping or not side.runner.running:
+            break
+        # Its runs are worth more than a fresh process.
+        _log.error("Celery ended (exit code %s) and is started again beside the runs that go on", worker.exitcode)
+        time.sleep(_AGAIN_S)
     side.close()
     return int(worker.exitcode or 0)
 
 
+def _celery(side: Side, backends: Sequence[str]) -> Any:
+    config = side.config
+    return create_worker(
+        config.redis.url or "",
+        [names.queue(name) for name in backends] + [names.queue(name, side.host) for name in backends],
+        side.carry_out,
+        side.gate,
+        side.on_ready,
+        side.on_stop,
+        lambda: side.is_stopping,
+        hostname=f"{side.instance}@{side.host}",
+        concurrency=config.worker.concurrency,
+        loglevel=config.log.level.upper(),
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ConfigError as error:
+        sys.stderr.write(f"clinvk: {error.message}\n")
+        sys.exit(os.EX_CONFIG)

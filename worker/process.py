@@ -10,8 +10,9 @@ import signal
 import struct
 import subprocess
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from shared.errors import InvalidRequest
 from worker import tree
@@ -32,11 +33,20 @@ _UNSURE_S = 0.25
 _F_SETPIPE_SZ = 1031
 _UNKNOWN_EXIT = 255  # somebody else took the exit code: never 0
 
+_Child = subprocess.Popen[bytes]
+
+
+class Flood(NamedTuple):
+    """Whom to tell when the CLI's stdout, where that is a file, passes so many bytes; more than once."""
+
+    bytes: int
+    tell: Callable[[], None]
+
 
 class Process:
     """`async with await Process.start(…)`: when the block is left, nothing of it lives."""
 
-    def __init__(self, mark: tree.Mark, child: "subprocess.Popen[bytes]", stdin: bytes, tail: int | None) -> None:
+    def __init__(self, mark: tree.Mark, child: _Child, stdin: bytes, tail: int | None, flood: Flood | None) -> None:
         self.pid = child.pid
         self._mark = mark
         self._loop = asyncio.get_running_loop()
@@ -70,11 +80,13 @@ class Process:
             os.set_blocking(self._out, False)
             self._loop.add_reader(self._out, self._on_stdout)
         else:
-            self._tailing = self._loop.create_task(self._follow_file(tail), name=f"tail-{mark.run_id}")
+            self._tailing = self._loop.create_task(self._follow_file(tail, flood), name=f"tail-{mark.run_id}")
         self._write()
 
     @classmethod
-    async def start(cls, launch: Launch, *, run_id: str, instance: str, scratch: str) -> "Process":
+    async def start(
+        cls, launch: Launch, *, run_id: str, instance: str, scratch: str, flood: Flood | None = None
+    ) -> "Process":
         """`launch.cwd` must be free of symlinks: one that came in since it was judged is found here.
 
         Raises: StartFailed; InvalidRequest where the request's own words are what cannot be started.
@@ -115,7 +127,7 @@ class Process:
                     os.close(fd)
         try:
             _widen(child, len(launch.stdin))
-            return cls(mark, child, launch.stdin, tail)
+            return cls(mark, child, launch.stdin, tail, flood)
         except OSError as error:  # as good as out of descriptors
             _disown(child, tail)
             raise refusal(error, launch) from error
@@ -203,10 +215,13 @@ class Process:
         else:
             self._end_stdout()
 
-    async def _follow_file(self, tail: int) -> None:
+    async def _follow_file(self, tail: int, flood: Flood | None) -> None:
         done = 0
         while True:
-            size = os.fstat(tail).st_size if self._exited.is_set() else -1  # what is written after the exit is not its
+            now = os.fstat(tail).st_size
+            if flood is not None and now > flood.bytes:  # a pipe would hold it back, a disk does not
+                flood.tell()
+            size = now if self._exited.is_set() else -1  # what is written after the exit is not its
             data = b"more"
             while len(self._buffer) < _BUFFER_BYTES and (data := os.read(tail, _READ_BYTES)):
                 self._buffer += data
@@ -364,7 +379,7 @@ def _open_cwd(path: str) -> int:
     return fd
 
 
-def _widen(child: "subprocess.Popen[bytes]", stdin_bytes: int) -> None:
+def _widen(child: _Child, stdin_bytes: int) -> None:
     """Saves the CLI from waiting for a loop that is busy with others."""
     for pipe, size in ((child.stdout, _PIPE_BYTES), (child.stdin, min(stdin_bytes, _PIPE_BYTES))):
         if pipe is not None and size > 65536:
@@ -372,7 +387,7 @@ def _widen(child: "subprocess.Popen[bytes]", stdin_bytes: int) -> None:
                 fcntl.fcntl(pipe.fileno(), _F_SETPIPE_SZ, size)
 
 
-def _disown(child: "subprocess.Popen[bytes]", tail: int | None) -> None:
+def _disown(child: _Child, tail: int | None) -> None:
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     tree.own.discard(child.pid)

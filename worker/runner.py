@@ -5,11 +5,18 @@ import contextlib
 import logging
 import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
-from shared.errors import ClinvkError, InvalidRequest, NotEnforceable, StoreUnavailable, UnsupportedParameter
+from shared.errors import (
+    ClinvkError,
+    InvalidRequest,
+    NotEnforceable,
+    StoreUnavailable,
+    TryLater,
+    UnsupportedParameter,
+)
 from shared.event import Progress
 from shared.ids import new_id
 from shared.run import Failure, Outcome
@@ -17,8 +24,9 @@ from shared.store.runs import Runs
 from shared.sweep import WORKER_LOST
 from worker import tree
 from worker.backends.base import Exit, Launch, Parser
-from worker.live import Live, Publisher
-from worker.process import Process
+from worker.forever import forever
+from worker.live import Live, Publisher, cut
+from worker.process import Flood, Process
 from worker.stage import Prepared, Stage
 
 _log = logging.getLogger(__name__)
@@ -40,13 +48,22 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_output_bytes: int
     end_grace_s: float = 5.0
     dry_run: bool = False  # the host shows command lines instead of running them
+    at_once: Mapping[str, int] = {}  # runs of a backend; of others as many as come
 
 
 class Runner:
     """Lives in one asyncio loop. `carry_out` never raises for what a run or Redis may do."""
 
     def __init__(
-        self, runs: Runs, publisher: Publisher, stage: Stage, limits: Limits, *, host: str, instance: str
+        self,
+        runs: Runs,
+        publisher: Publisher,
+        stage: Stage,
+        limits: Limits,
+        *,
+        host: str,
+        instance: str,
+        carry_on: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._runs = runs
         self._publisher = publisher
@@ -54,7 +71,9 @@ class Runner:
         self._limits = limits
         self._host = host
         self._instance = instance
+        self._carry_on = carry_on
         self._held: dict[str, Live] = {}
+        self._slots = {name: asyncio.Semaphore(count) for name, count in limits.at_once.items()}
         self._draining = False
         self._forsaken = False
         self._empty = asyncio.Event()
@@ -68,8 +87,14 @@ class Runner:
             counts[live.spec.backend] = counts.get(live.spec.backend, 0) + 1
         return counts
 
-    async def carry_out(self, run_id: str) -> bool:
+    async def carry_out(self, run_id: str, backend: str) -> bool:
         """Returns whether the hint has been dealt with; False: it must go back to the queue."""
+        if run_id in self._held:
+            return True
+        async with self._slots.get(backend, contextlib.nullcontext()):
+            return await self._carry_out(run_id)
+
+    async def _carry_out(self, run_id: str) -> bool:
         if self._draining:
             return False
         if run_id in self._held:
@@ -82,7 +107,7 @@ class Runner:
             return True  # the sweep gives another hint
         if claim is None:
             return True
-        live = Live(claim, claimed_at)
+        live = Live(claim, claimed_at, self._limits.max_output_bytes)
         self._held[run_id] = live
         self._empty.clear()
         try:
@@ -100,6 +125,8 @@ class Runner:
             outcome = await self._staged(live)
         except (InvalidRequest, UnsupportedParameter, NotEnforceable) as error:
             outcome = Outcome(failure=Failure(error.code, error.message, "refused"))
+        except TryLater as error:  # another host, or this one a little later, may do better
+            outcome = Outcome(failure=Failure(error.code, error.message, error.code, error.retry_after_s))
         except ClinvkError as error:
             outcome = Outcome(failure=Failure("backend_error", error.message, error.code))
         except Exception as error:  # noqa: BLE001  # the edge of a process: one run's fault is not the worker's
@@ -108,7 +135,8 @@ class Runner:
                 failure=Failure("internal_error", f"the worker failed: {type(error).__name__}", "internal_error")
             )
         if live.failure is not None:
-            outcome = msgspec.structs.replace(outcome, failure=live.failure)
+            # Whoever was ended by us has an exit code of our making.
+            outcome = msgspec.structs.replace(outcome, failure=live.failure, exit_code=None)
         elif outcome.failure is not None and outcome.failure.code == "backend_login":
             where = f"{outcome.failure.message} (the worker host is {self._host})"
             outcome = msgspec.structs.replace(outcome, failure=msgspec.structs.replace(outcome.failure, message=where))
@@ -128,7 +156,11 @@ class Runner:
     async def _run_cli(self, live: Live, prepared: Prepared) -> Outcome:
         parser = prepared.backend.parser(live.spec)
         async with await Process.start(
-            prepared.launch, run_id=live.spec.id, instance=self._instance, scratch=prepared.scratch
+            prepared.launch,
+            run_id=live.spec.id,
+            instance=self._instance,
+            scratch=prepared.scratch,
+            flood=Flood(live.max_raw_bytes, live.overflow),
         ) as process:
             pump = asyncio.create_task(self._pump(live, process, parser), name=f"pump-{live.spec.id}")
             try:
@@ -143,12 +175,19 @@ class Runner:
         contents, outcome = parser.finish(exit)
         for content in contents:
             live.add(content)
-        return msgspec.structs.replace(outcome, exit_code=exit.code)
+        live.seal()
+        if len(outcome.output) > live.max_bytes:
+            live.overflow()
+        output = cut(outcome.output, live.max_bytes) if live.full else outcome.output
+        return msgspec.structs.replace(outcome, exit_code=exit.code, output=output)
 
     async def _pump(self, live: Live, process: Process, parser: Parser) -> Exit:
         loop = asyncio.get_running_loop()
         live.alive_at = loop.time()
         async for chunk in process.chunks():
+            live.read(chunk)
+            if live.full:  # read on only so that it can end
+                continue
             contents = parser.feed(chunk)
             if parser.hopeless is not None:
                 live.stop(parser.hopeless)
@@ -158,14 +197,6 @@ class Runner:
                 live.add(content)
                 if not isinstance(content, Progress):  # a CLI that only says that it retries does not live
                     live.alive_at = loop.time()
-            if live.total_bytes > self._limits.max_output_bytes:
-                live.stop(
-                    Failure(
-                        "output_too_large",
-                        f"the run put out more than {self._limits.max_output_bytes} bytes (runs.max_output_bytes)",
-                        "output_too_large",
-                    )
-                )
             self._publisher.touch(live)
             await self._publisher.room(live)
         return await process.wait()
@@ -223,14 +254,23 @@ class Runner:
                     how,
                     outcome.duration_ms,
                 )
+                await self._go_on(live.spec.flow_id)
                 return
+
+    async def _go_on(self, flow_id: str | None) -> None:
+        """Whoever ends a run carries its flow on; should that fail, the sweep does."""
+        if flow_id is not None and self._carry_on is not None:
+            try:
+                await self._carry_on(flow_id)
+            except ClinvkError as error:
+                _log.warning("flow %s is left to the sweep: %s", flow_id, error.message)
 
     # -- what ends runs from outside
 
     async def keep_leases(self) -> None:
         """Renews all leases; a run whose lease cannot be renewed ends before anyone may sweep it."""
         every_s = self._limits.lease_s / 4
-        fence = asyncio.create_task(self._fence(), name="fence")
+        fence = asyncio.create_task(forever("fence", self._fence), name="fence")
         try:
             while True:
                 renewed = await self._renew()

@@ -1,10 +1,12 @@
 """Prepares a run on this host: directories, environment, the host's defaults and bans, and the CLI's command line."""
 
+import errno
 import fnmatch
+import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,6 +17,8 @@ from shared.run import RunSpec
 from worker.backends import BACKENDS
 from worker.backends.base import Backend, Launch, Settings
 from worker.workspace import Workspaces
+
+_log = logging.getLogger(__name__)
 
 # What every CLI may see of the host's environment: where things are, how to reach the world.
 _BASE_ENV: tuple[str, ...] = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "USER", "LOGNAME", "SHELL")
@@ -38,6 +42,7 @@ class Prepared(msgspec.Struct, frozen=True):
     workspaces: Workspaces
 
     def clean(self) -> None:
+        _take_back(self.launch)
         self.workspaces.remove(self.run_id)
 
 
@@ -61,12 +66,18 @@ class Stage:
             raise BackendUnavailable(f"{spec.backend} is not installed on this host", retry_after_s=30)
         config = self._config.backend(spec.backend)
         self._hold_ceilings(spec, config)
-        place = self.workspaces.make(spec.id, spec.session_id, spec.workdir, spec.add_dirs, own_home=backend.own_home)
+        place = self.workspaces.make(
+            spec.id, spec.session_id or spec.workspace, spec.workdir, spec.add_dirs, own_home=backend.own_home
+        )
         try:
             settings = self._settings(config, command)
             env = self._env(backend, config, f"{place.scratch}/tmp")
             launch = backend.launch(spec, settings, place, env)
-            _lay_out(launch)
+            try:
+                _lay_out(launch)
+            except BaseException:
+                _take_back(launch)
+                raise
         except BaseException:
             self.workspaces.remove(spec.id)
             raise
@@ -89,8 +100,12 @@ class Stage:
             command=command,
             model=config.model,
             system_prompt=config.system_prompt,
-            approval_mode=config.approval_mode or flags.approval_mode,
-            sandbox_mode=config.sandbox_mode or flags.sandbox_mode,
+            approval_mode=_under(
+                _APPROVALS, config.approval_mode or flags.approval_mode, config.max_approval_mode, unsaid="default"
+            ),
+            sandbox_mode=_under(
+                _SANDBOXES, config.sandbox_mode or flags.sandbox_mode, config.max_sandbox_mode, unsaid="full"
+            ),
             max_turns=flags.max_turns,
             max_tokens=flags.max_tokens,
             allowed_tools=() if names == ["all"] else tuple(name for name in names if name),
@@ -101,6 +116,7 @@ class Stage:
         )
 
     def _hold_ceilings(self, spec: RunSpec, config: BackendConfig) -> None:
+        """What was asked for; the modes of runs that ask for none are held in their settings."""
         for name, order, asked, ceiling in (
             ("approval_mode", _APPROVALS, spec.approval_mode, config.max_approval_mode),
             ("sandbox_mode", _SANDBOXES, spec.sandbox_mode, config.max_sandbox_mode),
@@ -119,6 +135,13 @@ class Stage:
         return {"LANG": "C.UTF-8", "TERM": "xterm-256color", **env, "HOME": self._user_home, "TMPDIR": tmp}
 
 
+def _under(order: Sequence[str], mode: str | None, ceiling: str | None, *, unsaid: str) -> str | None:
+    """The host's own mode, or its ceiling where that is stricter. `unsaid`: what none may come to at the CLI."""
+    if ceiling is None or order.index(mode or unsaid) <= order.index(ceiling):
+        return mode
+    return ceiling
+
+
 def _lay_out(launch: Launch) -> None:
     """Raises: BackendUnavailable where the disk is full, or a file cannot be read or written."""
     try:
@@ -133,9 +156,25 @@ def _lay_out(launch: Launch) -> None:
         ) from error
 
 
+def _take_back(launch: Launch) -> None:
+    """A session's HOME stays, the login that was copied into it does not."""
+    for target in launch.copies:
+        try:
+            if _is_direct(Path(target).parent):
+                Path(target).unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("cannot remove a login from %s: %s", target, error.strerror)
+
+
+def _is_direct(folder: Path) -> bool:
+    """A session's HOME has been in the hands of the CLI: what lies there may be a link to somewhere else."""
+    return os.path.realpath(folder) == str(folder)
+
+
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # A session's HOME has been in the hands of the CLI: what lies there may be a link to somewhere else.
+    if not _is_direct(path.parent):
+        raise OSError(errno.ELOOP, "a directory of the session has been replaced by a link")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(content)

@@ -2,7 +2,8 @@
 
 It holds a pipe whose other end the worker reads (its lifeline): when the warden is killed, the worker sees the
 end and ends its runs. `clinvk serve` holds the same kind of pipe towards the warden. Of runs whose worker and warden
-were killed at once the next warden on the host knows by their marks.
+were killed at once the next warden on the host knows by their marks. By another pipe the worker says twice a second
+that its loop turns: one that is frozen cannot end its runs when their leases run out, so that the warden does.
 
 It is to outlive a host that is out of memory: it imports little and does its waiting in one `poll`.
 """
@@ -15,15 +16,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 from worker import tree
 
 LIFELINE = "CLINVK_LIFELINE"
+HEARTBEAT = "CLINVK_HEARTBEAT"
 
 _KILL_WITHIN_S = 4.0
 _IMPATIENT_S = 5.0
-_RESTARTS = 5  # in a row, each within a minute
 _LONG_LIFE_S = 60.0
+_PAUSE_S = 30.0  # the longest between two starts
+_BEFORE_LEASE_S = 2.0
+_SILENCE_S = 2.0  # at least, before a silent worker is taken for frozen
+_LATE_S = 1.0  # where the warden itself stood still, the worker may have too and now gets so long to speak
 
 
 def watch_lifeline(fd: int, on_end: Callable[[], None]) -> None:
@@ -40,62 +46,71 @@ def watch_lifeline(fd: int, on_end: Callable[[], None]) -> None:
 
 
 def run(
-    argv: Sequence[str], environ: Mapping[str, str], *, lifeline: int | None = None, restart: bool | None = None
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    lifeline: int | None = None,
+    restart: bool | None = None,
+    lease_s: float = 0.0,
 ) -> int:
-    """Runs the worker until it ends in good order or is told to; a crash is followed by another start, unless
-    whoever holds our lifeline is there to decide. For a process of its own with one thread. Returns its exit code.
+    """Runs the worker until it ends in good order or is told to; a crash is followed by another start, later and later,
+    unless the configuration is wrong, or whoever holds our lifeline is there to decide. For a process of its own with
+    one thread. `lease_s`: of its runs; 0: nobody minds a frozen one. Returns its exit code.
 
     SIGTERM, SIGINT and SIGHUP: the worker may finish what it runs. SIGQUIT or a second one: five seconds to do so.
     """
     tree.become_subreaper()
     if forsaken := tree.end_forsaken():
         _say(f"ended processes that an earlier worker left behind: {forsaken}")
-    warden = Warden(lifeline)
+    warden = Warden(lifeline, lease_s)
     again = lifeline is None if restart is None else restart
     crashes = 0
     while True:
         begun = time.monotonic()
         code = warden.stand_over(argv, environ)
-        if warden.told or code == 0 or not again:
+        if warden.told or code in (0, os.EX_CONFIG) or not again:
             return code
-        crashes = crashes + 1 if time.monotonic() - begun < _LONG_LIFE_S else 1
-        if crashes > _RESTARTS:
-            _say(f"the worker process ended with {code} for the {crashes}th time in a row; giving up")
-            return code
-        _say(f"the worker process ended with {code}; starting it again")
-        if not warden.rest(min(0.1 * 2**crashes, 5.0)):
+        crashes = min(crashes + 1, 10) if time.monotonic() - begun < _LONG_LIFE_S else 1
+        pause_s = min(0.1 * 2**crashes, _PAUSE_S)
+        _say(f"the worker process ended with {code}; starting it again in {pause_s:g} s")
+        if not warden.rest(pause_s):
             return code
 
 
-def become(argv: Sequence[str], environ: Mapping[str, str], *, lifeline: int | None = None) -> None:
+def become(
+    argv: Sequence[str], environ: Mapping[str, str], *, lifeline: int | None = None, lease_s: float = 0.0
+) -> NoReturn:
     """As `run`, in a fresh interpreter that takes this one's place: half the memory. Does not return."""
     if lifeline is not None:
         os.set_inheritable(lifeline, True)
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  # pathlib costs 1 MB
     code = f"import sys; sys.path.insert(0, {root!r}); from worker.warden import main; sys.exit(main(sys.argv[1:]))"
     # No site-packages, nothing from PYTHON*: the worker itself gets both again.
-    line = [sys.executable, "-S", "-E", "-c", code, "-" if lifeline is None else str(lifeline), *argv]
+    line = [sys.executable, "-S", "-E", "-c", code, "-" if lifeline is None else str(lifeline), str(lease_s), *argv]
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, line, dict(environ))  # noqa: S606  # that is what it is for
 
 
 def main(args: Sequence[str]) -> int:
-    """`LIFELINE|- WORD...`: what `become` says to itself."""
+    """`LIFELINE|- LEASE WORD...`: what `become` says to itself."""
     lifeline = None if args[0] == "-" else int(args[0])
     if lifeline is not None:
         os.set_inheritable(lifeline, False)
-    return run(args[1:], os.environ, lifeline=lifeline)
+    return run(args[2:], os.environ, lifeline=lifeline, lease_s=float(args[1]))
 
 
 class Warden:
     """`told` counts how often it was told to end: twice is impatient, the end of the lifeline is at once."""
 
-    def __init__(self, lifeline: int | None) -> None:
+    def __init__(self, lifeline: int | None, lease_s: float = 0.0) -> None:
         self.told = 0
         self._child = 0
         self._kill_at: float | None = None
         self._lifeline = lifeline
+        self._silence_s = max(lease_s - _BEFORE_LEASE_S, _SILENCE_S) if lease_s else 0.0
+        self._beats = -1
+        self._silent_at: float | None = None  # when it is taken for frozen; None: it has not spoken yet, or is ending
         self._signals, wakeup = os.pipe()
         for fd in (self._signals, wakeup):
             os.set_blocking(fd, False)
@@ -113,16 +128,26 @@ class Warden:
         """One life of the worker process. When this returns, nothing lives of what it started."""
         read, write = os.pipe()
         os.set_inheritable(read, True)
-        env = {**environ, LIFELINE: str(read), tree.WARDEN: tree.warden_mark(os.getpid())}
+        self._beats, beat = os.pipe()
+        os.set_blocking(self._beats, False)
+        os.set_inheritable(beat, True)
+        self._silent_at = None
+        self._poll.register(self._beats, select.POLLIN)
+        env = {**environ, LIFELINE: str(read), HEARTBEAT: str(beat), tree.WARDEN: tree.warden_mark(os.getpid())}
         try:
             # A group of its own: a terminal's Ctrl-C comes to the warden alone.
-            self._child = os.posix_spawnp(argv[0], list(argv), env, setpgroup=0)
-            os.close(read)
+            try:
+                self._child = os.posix_spawnp(argv[0], list(argv), env, setpgroup=0)
+            finally:
+                os.close(read)
+                os.close(beat)
             while (code := self._reap()) is None:
-                self._wait(None if self._kill_at is None else self._kill_at - time.monotonic())
+                due = [at for at in (self._kill_at, self._silent_at) if at is not None]
+                self._wait(min(due) - time.monotonic() if due else None)
                 if self._kill_at is not None and time.monotonic() >= self._kill_at:
                     self._send(signal.SIGKILL)
                     self._kill_at += 0.1
+                self._judge_silence()
             return code
         except OSError as error:  # it cannot even be started
             _say(f"cannot start {argv[0]!r}: {error.strerror}")
@@ -132,6 +157,24 @@ class Warden:
             if not tree.kill_below(os.getpid(), _KILL_WITHIN_S):
                 _say("some processes of the worker do not die")
             os.close(write)
+            self._listen_no_more()
+
+    def _judge_silence(self) -> None:
+        now = time.monotonic()
+        if self._silent_at is None or now < self._silent_at:
+            return
+        if now > self._silent_at + _LATE_S:
+            self._silent_at = now + _LATE_S
+            return
+        _say(f"the worker process has not moved for {self._silence_s:g} s; killing it with all below it")
+        self._silent_at = None
+        self._send(signal.SIGKILL)
+
+    def _listen_no_more(self) -> None:
+        if self._beats >= 0:
+            self._poll.unregister(self._beats)
+            os.close(self._beats)
+        self._beats, self._silent_at = -1, None
 
     def rest(self, limit_s: float) -> bool:
         """Waits; False, and at once, when told to end."""
@@ -146,6 +189,11 @@ class Warden:
                 for number in os.read(fd, 64):
                     if number != signal.SIGCHLD:
                         self._hear(number)
+            elif fd == self._beats:
+                if not os.read(fd, 4096):
+                    self._listen_no_more()
+                elif self._silence_s:
+                    self._silent_at = time.monotonic() + self._silence_s
             elif not os.read(fd, 64):
                 self._poll.unregister(fd)
                 self.told += 2

@@ -48,5 +48,16 @@ class Sse(Ndjson):
         return b": keep-alive\n\n"
 
 
+class FlowNdjson(Ndjson):
+    """The events of all runs of a flow, each with its lane and run: `{"lane","run_id","event"}`; at last the flow's own
+    `done` or `error`."""
+
+
+class FlowSse(Sse, FlowNdjson):
+    """The same; the ids count within the flow."""
+
+
 def _type(line: bytes) -> bytes:
+    if line.startswith(b'{"lane":'):
+        return b"lane"
     return line[9 : line.index(b'"', 9)]  # behind {"type":"

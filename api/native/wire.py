@@ -40,6 +40,106 @@ class PromptBody(msgspec.Struct, kw_only=True, omit_defaults=True):
     priority: Priority = "interactive"
 
 
+class StepBody(PromptBody, kw_only=True, omit_defaults=True):
+    """A step of a chain; its prompt may name `{{previous}}` and `{{steps.NAME}}`."""
+
+    name: str = ""
+
+
+class ParallelBody(msgspec.Struct, kw_only=True):
+    """`tasks` are prompt bodies. `max_parallel`: how many run at once, over the whole fleet."""
+
+    tasks: list[dict[str, Any]]
+    max_parallel: int | None = None
+    fail_fast: bool | None = None
+    dry_run: bool = False
+
+
+class ChainBody(msgspec.Struct, kw_only=True):
+    """`steps` are prompt bodies with a `name`."""
+
+    steps: list[dict[str, Any]]
+    stop_on_failure: bool = False
+    pass_working_dir: bool = False
+    dry_run: bool = False
+    pass_session_id: bool = False
+    persist_sessions: bool = False
+
+
+class CompareBody(msgspec.Struct, kw_only=True):
+    """`backends`: names, `backend/model`, or objects with `backend` and `model`; one may stand there twice."""
+
+    prompt: str
+    backends: list[str | dict[str, str]]
+    model: str | None = None
+    workdir: str | None = None
+    sequential: bool = False
+    dry_run: bool = False
+    system_prompt: str | None = None
+    approval_mode: ApprovalMode | None = None
+    sandbox_mode: SandboxMode | None = None
+    timeout_secs: float | None = None
+
+
+class ResumeBody(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A further turn; what it leaves out is as in the session's first turn."""
+
+    prompt: str
+    model: str | None = None
+    approval_mode: ApprovalMode | None = None
+    sandbox_mode: SandboxMode | None = None
+    output_format: OutputFormat = "default"
+    max_tokens: int | None = None
+    max_turns: int | None = None
+    system_prompt: str | None = None
+    verbose: bool = False
+    dry_run: bool = False
+    extra: list[str] | None = None
+    metadata: dict[str, Any] = {}
+    timeout_secs: float | None = None
+    retry: int = 0
+    priority: Priority = "interactive"
+
+
+class LaneResult(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What a lane of a flow came to; `exit_code` is -1 where no exit was seen."""
+
+    index: int
+    status: str
+    backend: str
+    exit_code: int = msgspec.field(default_factory=lambda: -1)
+    duration_ms: int = msgspec.field(default_factory=int)
+    output: str = msgspec.field(default_factory=str)
+    error: str = msgspec.field(default_factory=str)
+    session_id: str = msgspec.field(default_factory=str)
+    run_id: str | None = None
+    step: int | None = None
+    name: str | None = None
+    model: str | None = None
+    error_code: str | None = None
+    error_cause: str | None = None
+    token_usage: TokenUsage | None = None
+
+
+class SessionView(msgspec.Struct, kw_only=True):
+    """A session, in the ancestor's words. Times are RFC 3339."""
+
+    id: str
+    backend: str
+    created_at: str
+    last_used: str
+    working_dir: str
+    model: str
+    initial_prompt: str
+    status: str
+    turn_count: int
+    token_usage: TokenUsage
+    tags: list[str]
+    title: str
+    metadata: dict[str, Any]
+    host: str | None
+
+
 class PromptAnswer(msgspec.Struct, kw_only=True):
     """What a run came to. `error` is empty where it succeeded."""
 
@@ -106,14 +206,20 @@ def parse(body: bytes, kind: type[T]) -> T:
 
     Raises: InvalidRequest that says what, where and what would be right.
     """
-    data = present(decode(body))
-    known = _names(cast("type[msgspec.Struct]", kind))
+    return known(decode(body), kind)
+
+
+def known(data: dict[str, Any], kind: type[T], where: str = "") -> T:
+    """As `parse`, for a part of a body that stands at `where`."""
+    names = _names(cast("type[msgspec.Struct]", kind))
+    data = present(data)
     for name in data:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
-            raise InvalidRequest(f"unknown field {name!r}{hint}", field=name, issue="unknown field")
-    return convert(data, kind)
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
+            field = f"{where}.{name}" if where else name
+            raise InvalidRequest(f"unknown field {field!r}{hint}", field=field, issue="unknown field")
+    return convert(data, kind, where)
 
 
 def answer(run: Run) -> PromptAnswer:

@@ -129,7 +129,7 @@ async def get_response(request: Req, response_id: str) -> Response[Any]:
         after=-1 if given is None else int(given),
     )
     told = compat.headers(run.spec, None, (), run)
-    return await exchange.streamed(events, headers=told, hold=False, fails=lambda _: False)
+    return await exchange.streamed(events, headers=told, hold=False, fails=None)
 
 
 async def _thoughts(ctx: Context, run: Run) -> str:

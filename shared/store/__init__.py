@@ -16,6 +16,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     lease_s: float = 10.0
     retention_s: float = 86400.0
     max_events: int = 10_000
+    session_s: float = 30 * 86400.0
 
 
 def create_scripts(redis: Redis, limits: Limits) -> Scripts:
@@ -25,6 +26,7 @@ def create_scripts(redis: Redis, limits: Limits) -> Scripts:
         {
             "LEASE_MS": str(int(limits.lease_s * 1000)),
             "RETENTION_MS": str(int(limits.retention_s * 1000)),
+            "SESSION_MS": str(int(limits.session_s * 1000)),
             "MAX_EVENTS": str(limits.max_events),
             "TEMPLATE": queue.TEMPLATE,
         },

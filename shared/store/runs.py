@@ -1,20 +1,21 @@
 """Run records: their life from submit to end."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from shared import event, names
-from shared.errors import InvalidRequest, QueueFull
+from shared.errors import Conflict, InvalidRequest, NotFound, QueueFull
 from shared.redis import Scripts, text, texts
-from shared.run import Failure, Outcome, Run, RunSpec, Status
+from shared.run import Failure, Outcome, Run, RunSpec, Status, Usage
 
 _encode = msgspec.json.Encoder().encode
 _spec = msgspec.json.Decoder(RunSpec)
 _outcome = msgspec.json.Decoder(Outcome)
 _failure = msgspec.json.Decoder(Failure)
+_usage = msgspec.json.Decoder(Usage)
 
 _FIELDS: tuple[str, ...] = (
     "spec",
@@ -89,12 +90,21 @@ class Runs:
         self._redis = scripts.redis
 
     async def add(
-        self, spec: RunSpec, queue: str, *, follower: str | None, max_depth: int, same: Same | None = None
+        self,
+        spec: RunSpec,
+        queue: str,
+        *,
+        follower: str | None,
+        max_depth: int,
+        same: Same | None = None,
+        opening: Mapping[str, str] | None = None,
+        must_be_free: bool = False,
     ) -> Added:
         """Puts a run in line, or joins the run of the same request. `follower` is the API process that already
-        listens; None: nobody needs to.
+        listens; None: nobody needs to. `opening` are the fields of a session that begins with it; without them the
+        session is there already, and with `must_be_free` no other turn of it may be under way.
 
-        Raises: QueueFull, StoreUnavailable (then the run may be there or not), InvalidRequest for an idempotency key
+        Raises: Conflict, NotFound for the session; QueueFull, StoreUnavailable (then the run may be there or not), InvalidRequest for an idempotency key
         that came with another body before.
         """
         reply = await self._scripts(
@@ -110,7 +120,14 @@ class Runs:
             int((spec.start_within_s or 0) * 1000),
             *(("", "", "", 0) if same is None else (same.name, same.kind, same.fingerprint, same.retry)),
             f",{','.join(_AGAIN)},",
+            spec.session_id or "",
+            "" if opening is None else _encode(opening),
+            int(must_be_free),
         )
+        if text(reply[0]) == "busy":
+            raise Conflict(f"a turn of the session {spec.session_id} is under way; ask again when it has ended")
+        if text(reply[0]) == "gone":
+            raise NotFound("session", spec.session_id or "")
         if text(reply[0]) == "full":
             raise QueueFull(f"{reply[1]} runs are waiting already", retry_after_s=5, details={"depth": reply[1]})
         if text(reply[0]) == "differs":
@@ -129,7 +146,11 @@ class Runs:
         reply = await self._scripts("claim", run_id, token, host, instance)
         if text(reply[0]) != "claimed":
             return None
-        return Claim(_spec.decode(reply[1]), token, int(reply[2]), int(reply[3]))
+        spec = _spec.decode(reply[1])
+        if reply[4]:  # the session has been on since this turn was asked for
+            used = _usage.decode(reply[5]) if reply[5] else None
+            spec = msgspec.structs.replace(spec, resume=text(reply[4]), prior_usage=used)
+        return Claim(spec, token, int(reply[2]), int(reply[3]))
 
     async def renew(self, held: Sequence[tuple[str, str]]) -> dict[str, Failure | None]:
         """Prolongs the leases of (run, token) pairs. Returns those that may not go on: None for a lease that is
@@ -158,13 +179,24 @@ class Runs:
         return "again" if reply == "again" else "ended" if reply == "ended" else "lost"
 
     async def cancel(
-        self, spec: RunSpec, failure: Failure, condition: Literal["", "unfollowed", "unstarted"] = ""
+        self,
+        spec: RunSpec,
+        failure: Failure,
+        condition: Literal["", "unfollowed", "unstarted"] = "",
+        *,
+        alone_s: float = 0.0,
     ) -> str:
         """Ends a run that has not started, or orders its worker to. Returns ended, ordered, kept (the condition
         did not hold), a final status, or "" for no such run."""
         outcome = Outcome(failure=failure)
         reply = await self._scripts(
-            "cancel", spec.id, _encode(failure), _encode(outcome), last_event(spec, outcome), condition
+            "cancel",
+            spec.id,
+            _encode(failure),
+            _encode(outcome),
+            last_event(spec, outcome),
+            condition,
+            int(alone_s * 1000),
         )
         return text(reply)
 

@@ -127,6 +127,32 @@ def test_a_file_is_followed_while_it_is_written(tmp_path):
     assert asyncio.run(talk()) == [b"one\n", b"two\n"]
 
 
+def test_a_file_that_grows_without_end_is_told_though_nobody_reads(tmp_path):
+    async def nobody() -> None:
+        told = asyncio.Event()
+        what = shell(tmp_path, "head -c 5000000 /dev/zero; exec sleep 300", stdout="file")
+        flood = module.Flood(3_000_000, told.set)
+        async with await Process.start(what, run_id="run_1", instance="i", scratch=what.cwd, flood=flood):
+            await asyncio.wait_for(told.wait(), 10)
+
+    asyncio.run(nobody())
+
+
+def test_one_that_stays_below_its_bound_is_not(tmp_path):
+    async def read() -> int:
+        told = asyncio.Event()
+        what = shell(tmp_path, "head -c 3000000 /dev/zero", stdout="file")
+        flood = module.Flood(3_000_000, told.set)
+        async with await Process.start(what, run_id="run_1", instance="i", scratch=what.cwd, flood=flood) as process:
+            total = 0
+            async for chunk in process.chunks():
+                total += len(chunk)
+            assert not told.is_set()
+            return total
+
+    assert asyncio.run(read()) == 3_000_000
+
+
 def test_a_reader_that_is_behind_holds_the_cli_back(tmp_path, pids):
     async def slow() -> int:
         script = f"head -c 5000000 /dev/zero; {scripts.say('written', pids.file)}"

@@ -162,11 +162,79 @@ def test_one_signal_alone_is_patient(start: Start, pids: Pids):
     assert child.wait(5) == 128 + signal.SIGKILL
 
 
-def test_a_worker_that_dies_at_every_start_is_given_up(start: Start, pids: Pids):
-    child = start("CRASH", prepare="warden._RESTARTS = 1")
+def test_a_worker_that_dies_at_every_start_is_started_again_and_again(start: Start, pids: Pids):
+    child = start("CRASH", prepare="warden._PAUSE_S = 0.01")
 
+    pids.expect(*[f"worker{i}" for i in range(9)])
+
+    assert child.poll() is None
+    child.send_signal(signal.SIGTERM)
     assert child.wait(10) == 128 + signal.SIGKILL
-    assert [name for name in pids.lines() if name.startswith("worker")] == ["worker0", "worker1"]
+
+
+def test_one_whose_configuration_is_wrong_is_not(start: Start, pids: Pids):
+    child = start("WRONG")
+
+    assert child.wait(10) == os.EX_CONFIG
+    assert list(pids.lines()) == ["worker0"]
+
+
+# -- one that is frozen
+
+MINDED = "sys.exit(warden.run(argv, os.environ, lease_s=0.1))"
+SOON = "warden._SILENCE_S = 0.5"
+
+
+def test_a_frozen_worker_is_killed_with_all_below_it_and_another_is_started(start: Start, pids: Pids):
+    child = start("BEAT", bad_tree(pids), prepare=SOON, call=MINDED)
+    worker, *rest = pids.expect(*ALL)
+
+    os.kill(worker, signal.SIGSTOP)
+
+    assert pids.gone(worker, *rest, limit_s=2.0)
+    pids.expect("worker1")
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(10) == 0
+
+
+def test_one_whose_loop_turns_no_more_likewise(start: Start, pids: Pids):
+    start("SPIN", bad_tree(pids), prepare=SOON, call=MINDED)
+    found = pids.expect(*ALL)
+
+    assert pids.gone(*found, limit_s=5.0)
+    pids.expect("worker1")
+
+
+@pytest.mark.parametrize("what", ["BEAT", "STAY", "CLOSE"])
+def test_one_that_speaks_or_has_not_spoken_yet_or_ends_in_good_order_lives(start: Start, pids: Pids, what):
+    child = start(what, bad_tree(pids), prepare="warden._SILENCE_S = 0.3", call=MINDED)
+    found = pids.expect(*ALL)
+
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(1)
+
+    assert pids.alive(*found) == found
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(10) == 0
+
+
+def test_one_that_stood_still_together_with_its_warden_lives(start: Start, pids: Pids):
+    prepare = "warden._LATE_S = 0.6; warden._SILENCE_S = 0.5"
+    child = start("BEAT", bad_tree(pids), prepare=prepare, call=MINDED)
+    worker, *rest = pids.expect(*ALL)
+
+    os.kill(worker, signal.SIGSTOP)
+    child.send_signal(signal.SIGSTOP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(1.5)  # a machine that is suspended
+    child.send_signal(signal.SIGCONT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.2)
+    os.kill(worker, signal.SIGCONT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(1)
+
+    assert pids.alive(worker, *rest) == [worker, *rest]
 
 
 def test_a_signal_between_two_lives_is_heard_at_once(start: Start, pids: Pids):

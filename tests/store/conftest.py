@@ -19,6 +19,11 @@ def server() -> Iterator[RedisServer]:
     server.close()
 
 
+def _flat(reply: Any) -> Any:
+    """fakeredis answers HGETALL as a dict."""
+    return [part for pair in reply.items() for part in pair] if isinstance(reply, dict) else reply
+
+
 class FakeRedis(Redis):
     """The same commands, answered within this process."""
 
@@ -27,7 +32,8 @@ class FakeRedis(Redis):
         self._client.response_callbacks.clear()  # replies as they come over the wire
 
     async def raw(self, commands: Sequence[Command]) -> list[Any]:
-        return [await self._client.execute_command(*command) for command in commands]
+        replies = [await self._client.execute_command(*command) for command in commands]
+        return [_flat(reply) for reply in replies]
 
     async def aclose(self) -> None:
         await self._client.aclose()

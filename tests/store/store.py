@@ -3,14 +3,17 @@
 import json
 from typing import Any
 
-from shared.host import BackendState, Instance, Readiness
+from shared.dispatch import Dispatch
+from shared.host import BackendState, Capabilities, Instance, Readiness
 from shared.ids import new_id
 from shared.run import RunSpec, Status
 from shared.store import Limits, create_scripts
 from shared.store.events import Events
+from shared.store.flows import Flows
 from shared.store.followers import Followers
 from shared.store.hosts import Hosts
 from shared.store.runs import Runs
+from shared.store.sessions import Sessions
 from shared.sweep import Sweeper
 
 
@@ -26,10 +29,20 @@ class Store:
         self.events = Events(self.scripts)
         self.hosts = Hosts(self.scripts)
         self.api = Followers(self.scripts, "api_1")
-        self.sweeper = Sweeper(self.scripts, self.runs, max_wait_s=60, hangup_grace_s=0)
+        self.flows = Flows(self.scripts, self.runs)
+        self.sessions = Sessions(self.scripts)
+        self.dispatch = Dispatch(self.runs, self.hosts, self.flows, self.sessions, max_depth=100_000)
+        self.sweeper = self.sweeps()
+
+    def sweeps(self, hangup_grace_s: float = 0) -> Sweeper:
+        return Sweeper(
+            self.scripts, self.runs, self.dispatch, self.sessions, max_wait_s=60, hangup_grace_s=hangup_grace_s
+        )
 
     async def worker(self, slots: int = 100, queue: str = "echo", id: str = "ins_1", life_s: float = 30) -> None:
-        state = BackendState(name=queue, readiness=Readiness.READY, slots=slots)
+        state = BackendState(
+            name=queue, readiness=Readiness.READY, slots=slots, capabilities=Capabilities(modes={"": ()})
+        )
         instance = Instance(id=id, host="h", pid=1, version="0", started_at=0, slots=slots, backends=(state,))
         await self.hosts.announce(instance, {queue: slots}, life_s=life_s)
 

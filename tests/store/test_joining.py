@@ -190,3 +190,22 @@ def test_an_ended_run_can_be_forgotten_and_a_living_one_cannot(on_store):
         assert await store.events.read(spec.id, after=0) == []
 
     on_store(test)
+
+
+def test_who_comes_back_and_leaves_again_has_a_grace_of_its_own(on_store):
+    async def test(store: Store) -> None:
+        await store.worker()
+        first = await submit(store, body(0))
+        assert await store.api.remove(first.run_id)
+        run = await store.runs.get(first.run_id)
+        assert run is not None
+        await store.redis("ZADD", names.UNFOLLOWED, 1, first.run_id)  # long ago
+        await submit(store, body(1))
+        assert await store.api.remove(first.run_id)
+
+        assert await store.runs.cancel(run.spec, HUNG_UP, "unfollowed", alone_s=60) == "kept"
+
+        await store.redis("ZADD", names.UNFOLLOWED, 1, first.run_id)
+        assert await store.runs.cancel(run.spec, HUNG_UP, "unfollowed", alone_s=60) == "ended"
+
+    on_store(test)

@@ -266,7 +266,7 @@ def test_the_runs_of_a_dead_api_process_are_ended_when_nobody_else_follows(on_st
         await other.add(shared_one.id)
         await store.redis("ZADD", names.APIS, 1, "api_1")
 
-        sweeper = Sweeper(store.scripts, store.runs, max_wait_s=60, hangup_grace_s=-1)
+        sweeper = store.sweeps(-1)
         await until(store, lambda: store.status(spec), Status.CANCELLED, sweeper)
 
         assert await store.status(shared_one) is Status.QUEUED

@@ -263,8 +263,9 @@ def test_deadline_and_idleness_end_a_run_that_says_nothing():
         idle = prompt(base, "x", "--hang")
         late = prompt(base, WORDS, "--delay-ms=100", timeout_secs=0.7)
 
-        assert (idle["error_cause"], late["error_cause"]) == ("idle", "timed_out")
-        assert late["error_code"] == "timeout"
+        assert (idle["status"], late["status"]) == (504, 504)
+        assert [found["error"]["details"]["cause"] for found in (idle, late)] == ["idle", "timed_out"]
+        assert late["error"]["code"] == "timeout"
 
 
 def test_what_a_run_prints_is_bounded():
@@ -273,7 +274,7 @@ def test_what_a_run_prints_is_bounded():
 
         found = prompt(base, WORDS * 60)
 
-        assert found["error_code"] == "output_too_large"
+        assert (found["status"], found["error"]["code"]) == (502, "output_too_large")
 
 
 def tree_of(service) -> list[int]:

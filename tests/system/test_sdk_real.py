@@ -6,7 +6,7 @@ import pytest
 
 from tests.fakes.mockllm import MockLLM
 from tests.system import clis
-from tests.system.sdks.clients import CHAT, MESSAGES
+from tests.system.sdks.clients import CHAT, MESSAGES, programs
 from tests.system.sdks.suite import text_of
 from tests.system.sdks.world import World
 from tests.system.service import serving
@@ -35,7 +35,10 @@ def world():
         service.worker()
         made = World(service)
         made.mock = mock
-        yield made
+        try:
+            yield made
+        finally:
+            programs.close()
 
 
 @pytest.mark.parametrize("backend", CLIS)

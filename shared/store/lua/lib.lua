@@ -5,6 +5,8 @@ local P = 'clinvk:'
 local LEASE_MS = @LEASE_MS@
 local RETENTION_MS = @RETENTION_MS@
 local MAX_EVENTS = @MAX_EVENTS@
+local SESSION_MS = @SESSION_MS@
+local LONGEST_RUN_MS = 7 * 86400000  -- for the lists of runs; a record lives on in any case
 local TEMPLATE = [==[@TEMPLATE@]==]
 
 local function int(n) return string.format('%.0f', n) end
@@ -12,6 +14,13 @@ local function int(n) return string.format('%.0f', n) end
 local function now_ms()
   local t = redis.call('TIME')
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+-- Whether somebody follows it, or has done so within the last `alone_ms`.
+local function followed(id, alone_ms)
+  if redis.call('SCARD', P .. 'followers:' .. id) > 0 then return true end
+  local since = tonumber(redis.call('ZSCORE', P .. 'unfollowed', id) or '0')
+  return now_ms() - since < alone_ms
 end
 
 local function final(status)
@@ -38,6 +47,20 @@ local function deliver(mail)
   for api, copies in pairs(mail) do redis.call('PUBLISH', P .. 'live:' .. api, table.concat(copies, '\n')) end
 end
 
+-- The stream of a flow holds the events of all its runs, each with its lane, under a sequence of its own.
+local function mirror(id, group, lane, events, mail)
+  local flow = P .. 'run:' .. group
+  local seq = redis.call('HINCRBY', flow, 'seq', #events)
+  local copies = {}
+  for i, event in ipairs(events) do
+    copies[i] = '{"lane":' .. lane .. ',"run_id":"' .. id .. '","event":' .. event .. '}'
+    redis.call('XADD', P .. 'events:' .. group, 'MAXLEN', '~', MAX_EVENTS * 4, '0-' .. int(seq - #events + i), 'e', copies[i])
+  end
+  publish(group, seq - #events + 1, copies, mail)
+end
+
+local function is_flow(group) return group and string.sub(group, 1, 5) == 'flow_' end
+
 -- Appends ARGV[at .. at+count-1] as sequences first.. to a run whose last is `seq`; what is there already is passed
 -- over, so that a flush whose answer was lost may be sent again.
 local function append(id, seq, first, at, count, mail)
@@ -52,6 +75,8 @@ local function append(id, seq, first, at, count, mail)
   if #new > 0 then
     redis.call('HSET', P .. 'run:' .. id, 'seq', int(first + count - 1))
     publish(id, first + count - #new, new, mail)
+    local of = redis.call('HMGET', P .. 'run:' .. id, 'group', 'lane')
+    if is_flow(of[1]) then mirror(id, of[1], of[2], new, mail) end
   end
 end
 
@@ -98,10 +123,91 @@ end
 local function stand_in_line(id, queue, tenant, priority, now)
   local place = redis.call('INCR', P .. 'turn')
   if priority == 'batch' then place = place + 1e15 end
-  redis.call('ZADD', P .. 'waiting', int(now), id)
+  redis.call('ZADD', P .. 'waiting', 'NX', int(now), id)
   redis.call('ZADD', P .. 'line:' .. queue .. '|' .. tenant, int(place), id)
   redis.call('ZADD', P .. 'turns:' .. queue, 'NX', redis.call('INCR', P .. 'turn'), tenant)
   redis.call('SADD', P .. 'lines:' .. tenant, queue)
+end
+
+-- A group (a flow, a session) has a line and a window of its own: its runs stand in the tenants' lines only within it.
+-- Where it has a host, they go there.
+local function advance(group, now)
+  local g = redis.call('HMGET', P .. 'group:' .. group, 'window', 'stop', 'host')
+  if not g[1] or g[2] then return end
+  local held = P .. 'held:group:' .. group
+  while redis.call('SCARD', held) < tonumber(g[1]) do
+    local id = redis.call('LPOP', P .. 'line:group:' .. group)
+    if not id then return end
+    local was = redis.call('HMGET', P .. 'run:' .. id, 'status', 'queue', 'tenant', 'priority')
+    if was[1] == 'waiting' then
+      local queue = was[2]
+      if g[3] and not string.find(queue, '@', 1, true) then
+        queue = queue .. '@' .. g[3]
+        redis.call('HSET', P .. 'run:' .. id, 'queue', queue)
+      end
+      redis.call('SADD', held, id)
+      stand_in_line(id, queue, was[3], was[4], now)
+      release(queue, now)
+    end
+  end
+end
+
+-- A new run, in line: its group's, if it has one.
+local function create(id, tenant, queue, spec, priority, retry, now, group, lane)
+  local run = P .. 'run:' .. id
+  redis.call('HSET', run, 'spec', spec, 'tenant', tenant, 'queue', queue, 'status', 'waiting', 'created', int(now),
+    'priority', priority, 'retry', retry, 'seq', 0, 'attempt', 0)
+  redis.call('ZADD', P .. 'runs:' .. tenant, int(now), id)
+  redis.call('ZREMRANGEBYSCORE', P .. 'runs:' .. tenant, 0, int(now - RETENTION_MS - LONGEST_RUN_MS))
+  redis.call('PEXPIRE', P .. 'runs:' .. tenant, int(RETENTION_MS + LONGEST_RUN_MS))
+  if group == '' then
+    stand_in_line(id, queue, tenant, priority, now)
+    release(queue, now)
+  else
+    redis.call('HSET', run, 'group', group, 'lane', lane)
+    redis.call('ZADD', P .. 'waiting', int(now), id)
+    redis.call('RPUSH', P .. 'line:group:' .. group, id)
+    advance(group, now)
+  end
+end
+
+-- The sessions of a tenant are listed by last use: all, by backend, by status, by both.
+local function index_session(id, tenant, backend, before, status, at)
+  local all = P .. 'sessions:' .. tenant
+  if before and before ~= status then
+    redis.call('ZREM', all .. '||' .. before, id)
+    redis.call('ZREM', all .. '|' .. backend .. '|' .. before, id)
+  end
+  for _, name in ipairs({ '', '|' .. backend .. '|', '||' .. status, '|' .. backend .. '|' .. status }) do
+    redis.call('ZADD', all .. name, int(at), id)
+  end
+  redis.call('ZADD', P .. 'sessions', int(at), id)
+  redis.call('ZADD', P .. 'sessionids:' .. tenant, 0, id)
+end
+
+-- What a run's end means for its session. A run that never began has no turn.
+local function close_turn(id, session, status, outcome, now)
+  local head = P .. 'session:' .. session
+  local was = redis.call('HMGET', head, 'tenant', 'backend', 'status', 'run')
+  if not was[1] then return end
+  local told = cjson.decode(outcome)
+  if type(told.backend_session_id) == 'string' then redis.call('HSET', head, 'cli_id', told.backend_session_id) end
+  if type(told.model) == 'string' then redis.call('HSET', head, 'model', told.model) end
+  if type(told.usage) == 'table' then
+    for _, name in ipairs({ 'input_tokens', 'output_tokens', 'cached_tokens', 'reasoning_tokens' }) do
+      redis.call('HINCRBY', head, name, int(tonumber(told.usage[name]) or 0))
+    end
+  end
+  local attempts = tonumber(redis.call('HGET', P .. 'run:' .. id, 'attempt') or '0')
+  if attempts > 0 then redis.call('HINCRBY', head, 'turn_count', 1) end
+  local stands = 'error'
+  if status == 'succeeded' then stands = 'completed' elseif status == 'cancelled' then stands = 'cancelled' end
+  -- Another turn that waits keeps it active.
+  if redis.call('LLEN', P .. 'line:group:' .. session) + redis.call('SCARD', P .. 'held:group:' .. session) > 0 then
+    stands = 'active'
+  end
+  redis.call('HSET', head, 'status', stands, 'last_used', int(now))
+  index_session(session, was[1], was[2], was[3], stands, now)
 end
 
 -- Takes a run out of every line and window that it stands in, and lets the next ones in.
@@ -126,12 +232,9 @@ local function leave(id, queue, tenant, status, now)
   end
 end
 
--- The one way in which a run ends. `event` is its last; its sequence is filled in here.
-local function finish(id, status, outcome, event, now)
+-- The last event of a run or a flow, and the end of all following.
+local function close_log(id, seq, status, outcome, event, now)
   local run = P .. 'run:' .. id
-  local was = redis.call('HMGET', run, 'status', 'queue', 'tenant')
-  local seq = redis.call('HINCRBY', run, 'seq', 1)
-  event = string.gsub(event, '"sequence":0,', '"sequence":' .. seq .. ',', 1)
   redis.call('XADD', P .. 'events:' .. id, 'MAXLEN', '~', MAX_EVENTS, '0-' .. seq, 'e', event)
   redis.call('HSET', run, 'status', status, 'ended', int(now), 'outcome', outcome)
   redis.call('HDEL', run, 'cancel')
@@ -144,7 +247,29 @@ local function finish(id, status, outcome, event, now)
     redis.call('SREM', P .. 'api:' .. api .. ':runs', id)
   end
   redis.call('DEL', P .. 'followers:' .. id)
+end
+
+-- The one way in which a run ends. `event` is its last; its sequence is filled in here. A flow whose run has ended is
+-- due to be carried on; who ends a run does so, and the sweep where that one died.
+local function finish(id, status, outcome, event, now)
+  local run = P .. 'run:' .. id
+  local was = redis.call('HMGET', run, 'status', 'queue', 'tenant', 'group', 'lane')
+  local group = was[4]
+  local seq = redis.call('HINCRBY', run, 'seq', 1)
+  event = string.gsub(event, '"sequence":0,', '"sequence":' .. seq .. ',', 1)
+  close_log(id, seq, status, outcome, event, now)
+  if is_flow(group) then
+    mirror(id, group, was[5], { event })
+    redis.call('HINCRBY', P .. 'run:' .. group, 'ends', 1)
+    redis.call('ZADD', P .. 'due', int(now), group)
+  end
   leave(id, was[2], was[3], was[1], now)
+  if group then
+    redis.call('SREM', P .. 'held:group:' .. group, id)
+    redis.call('LREM', P .. 'line:group:' .. group, 1, id)
+    if not is_flow(group) then close_turn(id, group, status, outcome, now) end
+    advance(group, now)
+  end
 end
 
 -- running -> waiting, for a caller who allowed it; the run keeps its events and goes to the end of its line.

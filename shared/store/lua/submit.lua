@@ -1,14 +1,13 @@
 -- id, tenant, queue, spec, api ('' for detached), priority, retry, max_depth, patience_ms (0 for none),
--- same ('' or the name of what makes two requests one), kind (key | body), print, try, joinable codes (',a,b,')
--- -> {status, id} | {'full', depth} | {'differs'} ; another id: that run was joined
+-- same ('' or the name of what makes two requests one), kind (key | body), print, try, joinable codes (',a,b,'),
+-- session ('' for none), session as JSON ('' for one that is there), whether it must be free (0 | 1)
+-- -> {status, id} | {'full', depth} | {'differs'} | {'busy'} | {'gone'} ; another id: that run was joined
 -- Record, follower, place in line and, where there is room, the Celery message: one step. Safe to repeat.
 local id, tenant, queue, spec, api, priority, retry = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local same, kind, print, try = ARGV[10], ARGV[11], ARGV[12], tonumber(ARGV[13])
 local run = P .. 'run:' .. id
 local status = redis.call('HGET', run, 'status')
 if status then return { status, id } end
-
-local LONGEST_RUN_MS = 7 * 86400000  -- of which the tenant's list still knows; its record lives on in any case
 
 -- A run that failed in a way that a new try may mend, or that was ended since its caller had gone, is not joined.
 local function joinable(other)
@@ -56,11 +55,25 @@ end
 local depth = redis.call('ZCARD', P .. 'waiting')
 if depth >= tonumber(ARGV[8]) then return { 'full', depth } end
 local now = now_ms()
-redis.call('HSET', run, 'spec', spec, 'tenant', tenant, 'queue', queue, 'status', 'waiting', 'created', int(now),
-  'priority', priority, 'retry', retry, 'seq', 0, 'attempt', 0)
-redis.call('ZADD', P .. 'runs:' .. tenant, int(now), id)
-redis.call('ZREMRANGEBYSCORE', P .. 'runs:' .. tenant, 0, int(now - RETENTION_MS - LONGEST_RUN_MS))
-redis.call('PEXPIRE', P .. 'runs:' .. tenant, int(RETENTION_MS + LONGEST_RUN_MS))
+local session = ARGV[15]
+if session ~= '' then
+  local head = P .. 'session:' .. session
+  local stands = redis.call('HMGET', head, 'tenant', 'backend', 'status')
+  if ARGV[16] ~= '' then
+    if not stands[1] then
+      for name, value in pairs(cjson.decode(ARGV[16])) do redis.call('HSET', head, name, value) end
+      redis.call('HSET', head, 'tenant', tenant, 'created', int(now), 'turn_count', 0)
+      redis.call('HSET', P .. 'group:' .. session, 'window', 1, 'sticky', 1)
+      stands = redis.call('HMGET', head, 'tenant', 'backend', 'status')
+    end
+  elseif not stands[1] then
+    return { 'gone' }
+  elseif ARGV[17] == '1' and stands[3] == 'active' then
+    return { 'busy' }
+  end
+  redis.call('HSET', head, 'status', 'active', 'last_used', int(now), 'run', id)
+  index_session(session, stands[1], stands[2], stands[3] or nil, 'active', now)
+end
 if api == '' then
   redis.call('HSET', run, 'detached', 1)
 else
@@ -77,6 +90,5 @@ elseif same ~= '' then
   redis.call('LTRIM', P .. 'same:' .. same, 0, 19)
   redis.call('PEXPIRE', P .. 'same:' .. same, 3600000)
 end
-stand_in_line(id, queue, tenant, priority, now)
-release(queue, now)
+create(id, tenant, queue, spec, priority, retry, now, session, 0)
 return { redis.call('HGET', run, 'status'), id }

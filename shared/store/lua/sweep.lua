@@ -1,4 +1,4 @@
--- every_ms, pause_ms, max_wait_ms, grace_ms, limit -> {} | {lost ids, overdue ids, unfollowed ids, dead apis, impatient ids}
+-- every_ms, pause_ms, max_wait_ms, grace_ms, limit -> {} | {lost ids, overdue ids, unfollowed ids, dead apis, impatient ids, due flows, old sessions}
 -- Finds what is due; each finding is acted on by a script that looks again. Only one process sweeps at a time, since
 -- whoever comes sooner than every_ms after the last sweep finds nothing to do. Where nobody swept for pause_ms,
 -- Redis or all sweepers were away: no lease is judged for one whole lease from now.
@@ -42,4 +42,6 @@ end
 local alone = redis.call('ZRANGEBYSCORE', P .. 'unfollowed', 0, int(now - tonumber(ARGV[4])), 'LIMIT', 0, limit)
 local impatient = redis.call('ZRANGEBYSCORE', P .. 'impatient', 0, int(now), 'LIMIT', 0, limit)
 for _, id in ipairs(impatient) do redis.call('ZREM', P .. 'impatient', id) end
-return { lost, overdue, alone, dead, impatient }
+local due = redis.call('ZRANGEBYSCORE', P .. 'due', 0, int(now - 1000), 'LIMIT', 0, limit)
+local old = redis.call('ZRANGEBYSCORE', P .. 'sessions', 0, int(now - SESSION_MS), 'LIMIT', 0, limit)
+return { lost, overdue, alone, dead, impatient, due, old }

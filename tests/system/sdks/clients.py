@@ -9,13 +9,18 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.system.sdks.programs import Programs
+
 HERE = Path(__file__).parent
 SDKS = Path(os.environ.get("CLINVK_TEST_SDKS", str(HERE.parents[2] / ".sdks")))
 ENV = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "NO_COLOR": "1", "HOME": "/nonexistent"}
 
 
 class Client(NamedTuple):
-    """`kinds`: the exception for each trouble. `lacks`: scenarios that the client has no way to take part in."""
+    """`kinds`: the exception for each trouble. `lacks`: scenarios that the client has no way to take part in.
+
+    `alone`: those after which its program is no more good for another.
+    """
 
     name: str
     runtime: str  # python/<environment>, node or go
@@ -26,6 +31,7 @@ class Client(NamedTuple):
     kinds: dict[str, str] = {}
     repeats: bool = False  # asks again whatever `x-should-retry` says
     lacks: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
         """A test that needs it is skipped, or fails where CLINVK_REQUIRE is set."""
@@ -37,12 +43,17 @@ class Client(NamedTuple):
 
     def see(self, scenario: str, base: str, limit_s: float = 60.0, **options: object) -> dict[str, Any]:
         """What the client saw of one scenario."""
-        words = [f"{name}={value}" for name, value in {**self.options, **options}.items()]
-        return told([*self.command(), scenario, base, *words], limit_s)
+        words = [scenario, base, *(f"{name}={value}" for name, value in {**self.options, **options}.items())]
+        if self.runtime == "go" or scenario in self.alone:
+            return told([*self.command(), *words], limit_s)
+        return programs.see(self.command(), ENV, words, limit_s)
+
+
+programs = Programs()
 
 
 def told(command: list[str], limit_s: float) -> dict[str, Any]:
-    done = subprocess.run(command, env=ENV, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s)
+    done = subprocess.run(command, env=ENV, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s, check=False)
     assert done.returncode == 0, done.stderr.decode() + done.stdout.decode()
     found: dict[str, Any] = json.loads(done.stdout.decode().strip().split("\n")[-1])
     return found
@@ -139,12 +150,20 @@ LANGCHAIN = [
     ),
 ]
 LITELLM = [
-    Client("litellm-openai", "python/litellm", "litellm_python.py", {"dialect": "openai"}, kinds=_LITELLM),
+    Client(
+        "litellm-openai",
+        "python/litellm",
+        "litellm_python.py",
+        {"dialect": "openai"},
+        alone=("hangup",),
+        kinds=_LITELLM,
+    ),
     Client(
         "litellm-anthropic",
         "python/litellm",
         "litellm_python.py",
         {"dialect": "anthropic"},
+        alone=("hangup",),
         kinds=_LITELLM | {"unavailable": "InternalServerError"},
         lacks=_NO_RETRIES,
     ),
@@ -156,7 +175,8 @@ LLM = [
         "llm_python.py",
         finish=None,
         kinds=_STAINLESS,
-        lacks=("refused", "retries", "retry", "timeout"),
+        lacks=("refused", "retries", "retry", "timeout", "unavailable"),  # it asks again after the 5 s, twice
+        alone=("hangup",),
     )
 ]
 AI = [

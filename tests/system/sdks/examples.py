@@ -36,6 +36,7 @@ def run_example(code: str, kind: str, runtime: str, base: str, folder: Path, **e
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=100,
+        check=False,
     )
     return done.returncode, done.stdout.decode()
 

@@ -5,11 +5,11 @@ import pathlib
 import tempfile
 from typing import Any
 
-folder = tempfile.TemporaryDirectory(prefix="clinvk-llm-")
-os.environ["LLM_USER_PATH"] = folder.name
-
 import llm
 import seen as report
+
+folder = tempfile.TemporaryDirectory(prefix="clinvk-llm-")
+os.environ["LLM_USER_PATH"] = folder.name
 
 
 def model_of(base: str, options: dict[str, str]) -> Any:

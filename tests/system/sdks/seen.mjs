@@ -1,6 +1,10 @@
 // What a client program saw, as one JSON object on stdout. Shared by the Node programs.
 //
 //     node <program> <scenario> <base URL> [name=value ...]
+//
+// Without arguments it takes one scenario after the other, each as a JSON array on a line of stdin.
+
+import { createInterface } from 'node:readline';
 
 const requests = [];
 
@@ -53,10 +57,10 @@ export class Pieces {
   }
 }
 
-export async function run(scenarios) {
-  const [name, base, ...words] = process.argv.slice(2);
+async function seenOf(scenarios, [name, base, ...words]) {
   const options = Object.fromEntries(words.map((word) => [word.slice(0, word.indexOf('=')), word.slice(word.indexOf('=') + 1)]));
   const seen = {};
+  requests.length = 0;
   const begun = performance.now();
   try {
     await scenarios[name](base, options, seen);
@@ -66,6 +70,11 @@ export async function run(scenarios) {
   seen.took_s = (performance.now() - begun) / 1000;
   seen.requests = requests;
   process.stdout.write(JSON.stringify(seen) + '\n');
+}
+
+export async function run(scenarios) {
+  if (process.argv.length > 2) return seenOf(scenarios, process.argv.slice(2));
+  for await (const line of createInterface({ input: process.stdin })) await seenOf(scenarios, JSON.parse(line));
 }
 
 export const SYSTEM = 'You are a TEAPOT.';

@@ -71,16 +71,24 @@ class Pieces:
 
 
 def run(scenarios: dict[str, Scenario]) -> None:
-    name, base, *words = sys.argv[1:]
-    options = dict(word.split("=", 1) for word in words)
-    seen: dict[str, Any] = {}
     requests: list[dict[str, Any]] = []
     _count(requests)
-    begun = time.monotonic()
-    try:
-        scenarios[name](base, options, seen)
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is what the caller would see
-        seen["error"] = error_of(error)
-    seen["took_s"] = time.monotonic() - begun
-    seen["requests"] = requests
-    print(json.dumps(seen))
+
+    def seen_of(name: str, base: str, *words: str) -> str:
+        options = dict(word.split("=", 1) for word in words)
+        seen: dict[str, Any] = {}
+        requests.clear()
+        begun = time.monotonic()
+        try:
+            scenarios[name](base, options, seen)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is what the caller would see
+            seen["error"] = error_of(error)
+        seen["took_s"] = time.monotonic() - begun
+        seen["requests"] = requests
+        return json.dumps(seen)
+
+    if sys.argv[1:]:
+        print(seen_of(*sys.argv[1:]))
+    else:
+        for line in sys.stdin:
+            print(seen_of(*json.loads(line)), flush=True)

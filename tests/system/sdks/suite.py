@@ -52,7 +52,7 @@ class Suite:
         assert seen["text"] == text_of(40)
         assert seen["chunks"] >= 20
         assert seen["first_s"] < seen["last_s"] / 2
-        assert seen["same"] if "same" in seen else True
+        assert seen.get("same", True)
         usage = seen["usage"]
         assert (usage["input"], usage["output"], usage["cached"]) == (client.input_tokens, 40, 7)
         assert seen.get("finish", (seen.get("finishes") or [None])[-1]) == client.finish
@@ -64,35 +64,37 @@ class Suite:
         seen = client.see("refused", world.base, prompt="hello")
 
         assert client.kinds["refused"] in kinds_of(seen)
-        assert status_of(seen) in (400, None)
+        assert status_of(seen) == 400
         assert "tool_choice" in seen["error"]["message"]
         assert len(asked_paths(seen)) == 1
         assert world.runs() == []
 
+    @needs("unavailable")
     def test_a_backend_that_no_worker_has_is_unavailable(self, world: World, client: Client) -> None:
         seen = client.see("answer", world.base, prompt="hello", model="codex", retries=0, limit_s=90)
 
         assert client.kinds["unavailable"] in kinds_of(seen)
-        assert status_of(seen) in (503, None)
+        assert status_of(seen) == 503
         assert "codex" in seen["error"]["message"]
 
     def test_a_missing_login_is_told_once_with_where_and_what_to_do(self, world: World, client: Client) -> None:
         world.runs()
 
-        seen = client.see("answer", world.base, prompt="[[fake:fail status=401]] hello")
+        more = {"retries": 1} if client.repeats else {}
+        seen = client.see("answer", world.base, prompt="[[fake:fail status=401]] hello", **more)
 
         assert client.kinds["login"] in kinds_of(seen)
-        assert status_of(seen) in (502, None)
+        assert status_of(seen) == 502
         assert "log claude in" in seen["error"]["message"]
         assert "host0" in seen["error"]["message"]
-        times = 3 if client.repeats else 1
+        times = 2 if client.repeats else 1
         assert (len(asked_paths(seen)), len(world.runs())) == (times, times)
 
     def test_the_vendors_limit_is_a_limit_that_says_how_long(self, world: World, client: Client) -> None:
         seen = client.see("answer", world.base, prompt="[[fake:fail status=429]] hello", retries=0)
 
         assert client.kinds["limited"] in kinds_of(seen)
-        assert status_of(seen) in (429, None)
+        assert status_of(seen) == 429
         if seen["error"].get("retry_after") is not None:
             assert seen["error"]["retry_after"] == "1"
             assert seen["error"]["should_retry"] == "true"
@@ -128,7 +130,7 @@ class Suite:
         seen = client.see("answer", world.base, prompt=f"[[fake:{how} n=3]] hello", retries=0)
 
         assert client.kinds["login"] in kinds_of(seen)  # 502, as that
-        assert status_of(seen) in (502, None)
+        assert status_of(seen) == 502
 
     def test_a_history_reaches_the_model_with_its_roles(self, world: World, client: Client) -> None:
         seen = client.see("history", world.base, prompt="[[fake:seen]] Who am I?")
@@ -169,10 +171,10 @@ class Suite:
     def test_a_client_that_loses_patience_and_asks_again_joins_its_run(self, world: World, client: Client) -> None:
         world.runs()
 
-        seen = client.see("answer", world.base, prompt="[[fake:say n=70 ms=50]] hello", timeout=1.5, retries=2)
+        seen = client.see("answer", world.base, prompt="[[fake:say n=80 ms=50]] hello", timeout=1.2, retries=2)
 
         assert seen.get("error") is None
-        assert seen["text"] == text_of(70)
+        assert seen["text"] == text_of(80)
         assert len(asked_paths(seen)) > 1
         assert len(world.runs()) == 1
 
@@ -199,6 +201,6 @@ def kinds_of(seen: dict[str, Any]) -> list[str]:
 
 
 def status_of(seen: dict[str, Any]) -> int | None:
-    error = seen["error"]
-    status: int | None = (error.get("last") or error)["status"]
+    """Of the last answer; what the exceptions say of it is their own matter."""
+    status: int | None = seen["requests"][-1]["status"]
     return status

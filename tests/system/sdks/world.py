@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from tests.system.sdks.clients import HERE
+from tests.system.sdks.clients import HERE, programs
 from tests.system.service import Service, run, serving, until
 
 ABSENT = json.dumps(["/nonexistent/cli"])
@@ -46,8 +46,11 @@ def speaking(**config: str) -> Iterator[World]:
         "CLINVK_SERVER__HANGUP_GRACE_SECS": "2",
         **config,
     }
-    with serving(**config) as service:
-        yield World(service)
+    try:
+        with serving(**config) as service:
+            yield World(service)
+    finally:
+        programs.close()
 
 
 def asked_paths(seen: dict[str, Any]) -> list[str]:

@@ -1,0 +1,135 @@
+"""The routes of sessions."""
+
+import datetime
+from typing import Any
+
+import msgspec
+from litestar import Response, delete, get, post
+
+from api.context import context_of
+from api.exchange import Req, json, request_id_of, tenant_of
+from api.models import of_backend
+from api.native.answering import answered
+from api.native.requests import number
+from api.native.translate import to_spec
+from api.native.wire import PromptBody, ResumeBody, SessionView, parse
+from shared.dispatch import KNOWN_BACKENDS
+from shared.errors import Conflict, InvalidRequest, NotFound
+from shared.event import TokenUsage
+from shared.ids import new_id
+from shared.session import Session
+
+_STATUSES = ("active", "completed", "error", "cancelled")
+
+
+@get("/sessions")
+async def list_sessions(request: Req) -> Response[bytes]:
+    ctx = context_of(request)
+    limit, offset = number(request, "limit", 100, 1, 10_000), number(request, "offset", 0, 0, 10_000_000)
+    backend = _choice(request, "backend", KNOWN_BACKENDS)
+    status = _choice(request, "status", _STATUSES)
+    found, total = await ctx.sessions.list(
+        tenant_of(request), backend=backend, status=status, limit=limit, offset=offset
+    )
+    return json({"sessions": [_view(one) for one in found], "total": total, "limit": limit, "offset": offset})
+
+
+def _choice(request: Req, name: str, known: tuple[str, ...]) -> str | None:
+    value = request.query_params.get(name)
+    if value and value not in known:
+        raise InvalidRequest(f"{name} must be one of {', '.join(known)}, not {value[:40]!r}", field=name)
+    return value or None
+
+
+@get("/sessions/{session_id:str}")
+async def get_session(request: Req, session_id: str) -> Response[bytes]:
+    return json(_view(await _found(request, session_id)))
+
+
+@delete("/sessions/{session_id:str}", status_code=200)
+async def delete_session(request: Req, session_id: str) -> Response[bytes]:
+    session = await _found(request, session_id)
+    how = await context_of(request).sessions.forget(session.id)
+    if how == "active":
+        raise Conflict(f"a turn of the session {session.id} is under way; cancel its run first")
+    return json({"deleted": True, "id": session.id})
+
+
+@post("/sessions/{session_id:str}/resume", status_code=200)
+async def resume_session(request: Req, session_id: str) -> Response[Any]:
+    ctx = context_of(request)
+    raw = await request.body()
+    body = parse(raw, ResumeBody)
+    session = await _found(request, session_id)
+    spec = to_spec(
+        _prompt(session, body),
+        model=of_backend(session.backend, body.model, ctx.config.model_aliases) or session.options.get("model"),
+        run_id=new_id("run"),
+        session_id=session.id,
+        tenant=tenant_of(request),
+        request_id=request_id_of(request),
+    )
+    refuse = ctx.config.session.refuse_busy
+    return await answered(
+        request,
+        spec,
+        endpoint=f"sessions/{session.id}/resume",
+        body=raw,
+        output_format=body.output_format,
+        put=lambda follower, same: ctx.dispatch.resume(
+            spec, session.host, follower=follower, same=same, must_be_free=refuse
+        ),
+    )
+
+
+def _prompt(session: Session, body: ResumeBody) -> PromptBody:
+    """What the turn leaves out is as it was in the first one."""
+    kept = dict(session.options)
+    said = msgspec.to_builtins(body)
+    names = {"workdir", "add_dirs", "system_prompt", "system_prompt_mode", "approval_mode", "sandbox_mode"}
+    names |= {"max_turns", "max_tokens", "extra", "labels"}
+    first = {name: value for name, value in kept.items() if name in names}
+    return msgspec.convert({"backend": session.backend, **first, **said}, PromptBody)
+
+
+async def _found(request: Req, given: str) -> Session:
+    """By id or by what begins only one. Raises: NotFound, InvalidRequest."""
+    ctx, tenant = context_of(request), tenant_of(request)
+    session = await ctx.sessions.get(tenant, given)
+    if session is not None:
+        return session
+    ids = await ctx.sessions.starting_with(tenant, given)
+    if len(ids) > 1:
+        raise InvalidRequest(f"{given!r} begins more than one session's id: {ids[0]}, {ids[1]}", field="id")
+    session = await ctx.sessions.get(tenant, ids[0]) if ids else None
+    if session is None:
+        raise NotFound("session", given)
+    return session
+
+
+def _view(session: Session) -> SessionView:
+    used = session.usage
+    return SessionView(
+        id=session.id,
+        backend=session.backend,
+        created_at=_time(session.created_at),
+        last_used=_time(session.last_used),
+        working_dir=session.working_dir or "",
+        model=session.model or "",
+        initial_prompt=session.initial_prompt,
+        status=session.status,
+        turn_count=session.turn_count,
+        token_usage=TokenUsage(used.input_tokens, used.output_tokens, used.cached_tokens, used.reasoning_tokens),
+        tags=list(session.tags),
+        title=session.title,
+        metadata=session.metadata,
+        host=session.host,
+    )
+
+
+def _time(at_s: float) -> str:
+    at = datetime.datetime.fromtimestamp(at_s, datetime.UTC).isoformat(timespec="milliseconds")
+    return at.replace("+00:00", "Z")
+
+
+handlers = [list_sessions, get_session, delete_session, resume_session]

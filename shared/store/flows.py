@@ -1,0 +1,107 @@
+"""Flow records, and what carrying a flow on does to them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from shared import names
+from shared.errors import QueueFull
+from shared.flow import Flow, FlowRecord, FlowStatus
+from shared.redis import Arg, Scripts, text, texts
+from shared.run import Failure, Outcome, RunSpec
+from shared.store.runs import Runs
+
+_encode = msgspec.json.Encoder().encode
+_flow = msgspec.json.Decoder(Flow)
+_failure = msgspec.json.Decoder(Failure)
+_FIELDS: tuple[str, ...] = ("flow", "status", "created", "ended", "detached", "ends")
+
+
+class Flows:
+    def __init__(self, scripts: Scripts, runs: Runs) -> None:
+        self._scripts = scripts
+        self._redis = scripts.redis
+        self._runs = runs
+
+    async def add(
+        self, flow: Flow, begun: Sequence[tuple[RunSpec, str]], *, follower: str | None, sticky: bool, max_depth: int
+    ) -> None:
+        """Puts a flow in line with the runs that it begins with, each with its queue. Raises: QueueFull."""
+        args: list[Arg] = [flow.id, flow.tenant, _encode(flow), follower or "", flow.window, int(sticky), max_depth]
+        args.append(len(begun))
+        for spec, queue in begun:
+            args += [spec.id, queue, _encode(spec), spec.priority, spec.retry, spec.lane]
+        reply = await self._scripts("submit_flow", *args)
+        if text(reply[0]) == "full":
+            raise QueueFull(f"{reply[1]} runs are waiting already", retry_after_s=5, details={"depth": reply[1]})
+
+    async def extend(self, spec: RunSpec, queue: str) -> None:
+        """A chain's next step; nothing where it is there already, or the flow takes no more."""
+        assert spec.flow_id is not None
+        await self._scripts(
+            "extend_flow",
+            spec.flow_id,
+            spec.tenant,
+            spec.id,
+            queue,
+            _encode(spec),
+            spec.priority,
+            spec.retry,
+            spec.lane,
+        )
+
+    async def close(self, flow_id: str, lanes: Mapping[int, Failure]) -> None:
+        """Lanes that get no run."""
+        if lanes:
+            args: list[Arg] = [flow_id]
+            for lane, failure in lanes.items():
+                args += [lane, _encode(failure)]
+            await self._scripts("close_lanes", *args)
+
+    async def stop(
+        self, flow_id: str, failure: Failure, condition: Literal["", "unfollowed"] = "", alone_s: float = 0.0
+    ) -> bool:
+        """No more of its runs start. Returns whether it is to be stopped; the runs that there are must be cancelled."""
+        return text(await self._scripts("stop_flow", flow_id, _encode(failure), condition, int(alone_s * 1000))) != ""
+
+    async def end(self, flow_id: str, status: FlowStatus, outcome: Outcome, event: bytes) -> bool:
+        """Returns whether this call has ended it."""
+        return text(await self._scripts("end_flow", flow_id, status.value, _encode(outcome), event)) == "ended"
+
+    async def carried(self, flow_id: str, ends: int) -> bool:
+        """It has been looked at with so many ends; False: another run has ended since, look again."""
+        return bool(await self._scripts("carried", flow_id, ends))
+
+    async def get(self, flow_id: str) -> FlowRecord | None:
+        row, stop, closed = await self._redis.all(
+            [
+                ("HMGET", names.run(flow_id), *_FIELDS),
+                ("HGET", names.group(flow_id), "stop"),
+                ("HGETALL", names.closed(flow_id)),
+            ]
+        )
+        flow, status, created, ended, detached, ends = row
+        if flow is None:
+            return None
+        found = _flow.decode(flow)
+        runs = await self._runs.get_many([spec.id for spec in found.lanes])
+        return FlowRecord(
+            flow=found,
+            status=FlowStatus(text(status)),
+            created_at=int(created) / 1000,
+            ended_at=None if ended is None else int(ended) / 1000,
+            detached=detached is not None,
+            ends=int(ends or 0),
+            stop=None if stop is None else _failure.decode(stop),
+            runs={lane: run for lane, run in enumerate(runs) if run is not None},
+            closed={int(closed[i]): _failure.decode(closed[i + 1]) for i in range(0, len(closed), 2)},
+        )
+
+    async def list(self, tenant: str, *, limit: int, offset: int) -> tuple[list[str], int]:
+        """The ids, the newest first, and how many there are."""
+        name = names.flows(tenant)
+        found, total = await self._redis.all(
+            [("ZREVRANGE", name, offset, offset + limit - 1), ("ZCARD", name)],
+        )
+        return texts(found), int(total)

@@ -1,0 +1,12 @@
+-- flow, status, outcome, last event -> 'ended' | final status | ''
+local flow = ARGV[1]
+local run = P .. 'run:' .. flow
+local status = redis.call('HGET', run, 'status')
+if status ~= 'running' then return status or '' end
+local seq = redis.call('HINCRBY', run, 'seq', 1)
+local event = string.gsub(ARGV[4], '"sequence":0,', '"sequence":' .. seq .. ',', 1)
+close_log(flow, seq, ARGV[2], ARGV[3], event, now_ms())
+redis.call('PEXPIRE', P .. 'closed:' .. flow, RETENTION_MS)
+redis.call('DEL', P .. 'group:' .. flow, P .. 'line:group:' .. flow, P .. 'held:group:' .. flow)
+redis.call('ZREM', P .. 'due', flow)
+return 'ended'

@@ -1,0 +1,28 @@
+-- flow, tenant, flow as JSON, api ('' for detached), window, sticky (0|1), max_depth, count,
+-- (id, queue, spec, priority, retry, lane)… -> {'running'} | {'full', depth} | {final status}
+-- A flow's record stands beside the runs' (status, seq), so that it is followed as a run is. Safe to repeat.
+local flow, tenant, api, count = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[8])
+local run = P .. 'run:' .. flow
+local status = redis.call('HGET', run, 'status')
+if status then return { status } end
+local depth = redis.call('ZCARD', P .. 'waiting')
+if depth + count > tonumber(ARGV[7]) then return { 'full', depth } end
+local now = now_ms()
+redis.call('HSET', run, 'flow', ARGV[3], 'tenant', tenant, 'status', 'running', 'created', int(now), 'seq', 0, 'ends', 0)
+redis.call('HSET', P .. 'group:' .. flow, 'window', ARGV[5])
+if ARGV[6] == '1' then redis.call('HSET', P .. 'group:' .. flow, 'sticky', 1) end
+redis.call('ZADD', P .. 'flows:' .. tenant, int(now), flow)
+redis.call('ZREMRANGEBYSCORE', P .. 'flows:' .. tenant, 0, int(now - RETENTION_MS - LONGEST_RUN_MS))
+redis.call('PEXPIRE', P .. 'flows:' .. tenant, int(RETENTION_MS + LONGEST_RUN_MS))
+if api == '' then
+  redis.call('HSET', run, 'detached', 1)
+else
+  redis.call('SADD', P .. 'followers:' .. flow, api)
+  redis.call('SADD', P .. 'api:' .. api .. ':runs', flow)
+end
+for i = 9, 8 + count * 6, 6 do
+  redis.call('HSET', P .. 'run:' .. ARGV[i], 'detached', 1)
+  create(ARGV[i], tenant, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], now, flow, ARGV[i + 5])
+end
+redis.call('ZADD', P .. 'due', int(now), flow)  -- until its carrier has looked at it once
+return { 'running' }
