@@ -37,6 +37,7 @@ from shared.store.sessions import Sessions
 from shared.sweep import Sweeper
 from worker import tree
 from worker.celery_app import create_worker
+from worker.chores import Chores
 from worker.forever import forever
 from worker.gate import Gate, backend_of
 from worker.host import Host, offered
@@ -114,6 +115,7 @@ class Side:
             hangup_grace_s=config.server.hangup_grace_secs,
             session_s=config.session.retention_days * 86400,
         )
+        self._chores = Chores(self._sessions, self._stage.workspaces, os.environ, self.host)
         self._tasks: list[asyncio.Task[None]] = []
         self._thread = threading.Thread(target=self._live, name="runner", daemon=True)
         self._done = asyncio.Event()
@@ -132,6 +134,7 @@ class Side:
         self._keep("leases", self.runner.keep_leases)
         self._keep("sweep", self._sweeper.run)
         self._keep("orders", self._orders)
+        self._keep("chores", self._chores.run)
         if self._heartbeat >= 0:
             self._keep("heartbeat", self._beat)
         await self._done.wait()

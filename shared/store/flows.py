@@ -7,7 +7,7 @@ import msgspec
 
 from shared import names
 from shared.errors import QueueFull
-from shared.flow import Flow, FlowRecord, FlowStatus
+from shared.flow import FAILED_FAST, Flow, FlowRecord, FlowStatus
 from shared.redis import Arg, Scripts, text, texts
 from shared.run import Failure, Outcome, RunSpec
 from shared.store.runs import Runs
@@ -29,7 +29,8 @@ class Flows:
     ) -> None:
         """Puts a flow in line with the runs that it begins with, each with its queue. Raises: QueueFull."""
         args: list[Arg] = [flow.id, flow.tenant, _encode(flow), follower or "", flow.window, int(sticky), max_depth]
-        args.append(len(begun))
+        fast = flow.fail_fast and flow.kind != "chain"
+        args += [len(begun), _encode(FAILED_FAST) if fast else ""]
         for spec, queue in begun:
             args += [spec.id, queue, _encode(spec), spec.priority, spec.retry, spec.lane]
         reply = await self._scripts("submit_flow", *args)

@@ -138,6 +138,13 @@ class Service:
         assert proc.alive, proc.log.read_text()
         return proc
 
+    def restart_worker(self, number: int) -> Proc:
+        """The worker of a host that had ended comes back, under the same name and HOME."""
+        host = f"host{number}"
+        proc = Proc(["worker", "--name", host], self.env(home=host), self.folder / f"worker{number}.log")
+        self.workers.append(proc)
+        return proc
+
     def celery_of(self, worker: Proc) -> int:
         """The pid of the Celery process below a warden."""
         return int(until(lambda: children(worker.pid))[0])

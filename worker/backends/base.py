@@ -98,5 +98,10 @@ class Backend(abc.ABC):
         Raises: UnsupportedParameter, NotEnforceable, InvalidRequest for what this CLI cannot do or hold.
         """
 
+    def kept(self, cli_id: str, environ: Mapping[str, str]) -> tuple[str, ...]:  # noqa: ARG002  # for those that keep any
+        """Patterns (glob) of the files that the CLI keeps of a session outside its own directories; `environ` is the
+        worker's."""
+        return ()
+
     @abc.abstractmethod
     def parser(self, spec: RunSpec) -> Parser: ...

@@ -120,6 +120,10 @@ class Claude(Backend):
             not_enforced=lacking(options, able),
         )
 
+    def kept(self, cli_id: str, environ: Mapping[str, str]) -> tuple[str, ...]:
+        home = environ.get("CLAUDE_CONFIG_DIR") or f"{environ.get('HOME', '/')}/.claude"
+        return (f"{home}/projects/*/{cli_id}.jsonl",)
+
     def parser(self, spec: RunSpec) -> Parser:
         return _Parser(to_schema=spec.schema is not None)
 

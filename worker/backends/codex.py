@@ -85,6 +85,10 @@ class Codex(Backend):
             not_enforced=lacking(options, able),
         )
 
+    def kept(self, cli_id: str, environ: Mapping[str, str]) -> tuple[str, ...]:
+        home = environ.get("CODEX_HOME") or f"{environ.get('HOME', '/')}/.codex"
+        return (f"{home}/sessions/*/*/*/rollout-*{cli_id}.jsonl",)
+
     def parser(self, spec: RunSpec) -> Parser:
         return _Parser(spec.prior_usage, to_schema=spec.schema is not None)
 

@@ -261,6 +261,8 @@ local function finish(id, status, outcome, event, now)
   if is_flow(group) then
     mirror(id, group, was[5], { event })
     redis.call('HINCRBY', P .. 'run:' .. group, 'ends', 1)
+    local fast = redis.call('HGET', P .. 'group:' .. group, 'fast')
+    if fast and status ~= 'succeeded' then redis.call('HSETNX', P .. 'group:' .. group, 'stop', fast) end
     redis.call('ZADD', P .. 'due', int(now), group)
   end
   leave(id, was[2], was[3], was[1], now)
