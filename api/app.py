@@ -76,7 +76,9 @@ def create_app(config: Config, keys: Sequence[Key]) -> App:
         api = new_id("api")
         relay = Relay(redis, events, Followers(scripts, api), api)
         flows, sessions = Flows(scripts, runs), Sessions(scripts)
-        dispatch = Dispatch(runs, hosts, flows, sessions, max_depth=config.queue.max_depth)
+        dispatch = Dispatch(
+            runs, hosts, flows, sessions, max_depth=config.queue.max_depth, wait=config.queue.wait_for_worker
+        )
         sweeper = Sweeper(
             scripts,
             runs,

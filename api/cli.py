@@ -49,7 +49,7 @@ def serve(argv: Sequence[str]) -> int:
     log.start(loaded.config.log.level, loaded.config.log.format)
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    keys = [Key.of(value, name) for value, name in read_keys(loaded.config)]
+    keys = [Key.of(value, name, admin=admin) for value, name, admin in read_keys(loaded.config)]
     if not keys and loaded.config.server.host not in ("127.0.0.1", "::1", "localhost"):
         print(
             f"WARNING: listening on {loaded.config.server.host} without API keys: whoever reaches this port can run "

@@ -109,6 +109,7 @@ class Context:
                 entry["hosts"].append(
                     {
                         "host": instance.host,
+                        "draining": instance.draining,
                         "state": state.readiness.value,
                         "version": state.version,
                         "reason": state.reason,

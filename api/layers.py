@@ -28,12 +28,13 @@ class Key(msgspec.Struct, frozen=True):
 
     sha256: bytes
     tenant: str
+    admin: bool = False
 
     @staticmethod
-    def of(value: str, name: str | None = None) -> "Key":
+    def of(value: str, name: str | None = None, *, admin: bool = False) -> "Key":
         """`value` is the key itself or `sha256:` and 64 hex digits. An unnamed key is a tenant of its own."""
         digest = bytes.fromhex(value[7:]) if value.startswith("sha256:") else hashlib.sha256(value.encode()).digest()
-        return Key(digest, name or "key-" + digest.hex()[:12])
+        return Key(digest, name or "key-" + digest.hex()[:12], admin)
 
 
 class RequestIds:
@@ -134,7 +135,9 @@ class Auth:
             await self._app(scope, receive, send)
             return
         state: dict[str, Any] = scope.setdefault("state", {})
-        tenant = "default" if not self._keys else self._tenant(scope)
+        key = self._key(scope)
+        tenant = "default" if not self._keys else None if key is None else key.tenant
+        state["admin"] = not self._keys or (key is not None and key.admin)
         if (
             tenant is None
             and (scope["path"].rstrip("/") or "/") not in _OPEN
@@ -148,7 +151,7 @@ class Auth:
         state["tenant"] = tenant or ""
         await self._app(scope, receive, send)
 
-    def _tenant(self, scope: Scope) -> str | None:
+    def _key(self, scope: Scope) -> Key | None:
         headers = dict(scope["headers"])
         given = headers.get(b"x-api-key", b"")
         scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
@@ -160,5 +163,5 @@ class Auth:
         found = None
         for key in self._keys:  # all of them, so that the time tells nothing
             if hmac.compare_digest(digest, key.sha256):
-                found = key.tenant
+                found = key
         return found

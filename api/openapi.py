@@ -46,6 +46,7 @@ def _problems(*statuses: int) -> dict[str, Any]:
     words = {
         400: "The request must change.",
         401: "A key is needed.",
+        403: "The key may not do this.",
         404: "There is no such run.",
         410: "The events asked for are no longer kept.",
         413: "The body is too large.",
@@ -84,6 +85,7 @@ def _flows_and_sessions() -> dict[str, Any]:
         "description": "The id, or what begins no other.",
         "schema": {"type": "string"},
     }
+    host = {"name": "host", "in": "path", "required": True, "schema": {"type": "string"}}
     page = [_query("limit", "At most so many.", 1, 100), _query("offset", "How many to skip.", 0, 0)]
     text = {"in": "query", "required": False, "schema": {"type": "string"}}
     chosen = [{"name": "backend", **text}, {"name": "status", **text}]
@@ -98,6 +100,9 @@ def _flows_and_sessions() -> dict[str, Any]:
         ("get", "/sessions", "list-sessions", "Sessions, the last used first", "", [*chosen, *page]),
         ("get", "/sessions/{session_id}", "get-session", "One session", "", [session_id]),
         ("delete", "/sessions/{session_id}", "delete-session", "Delete it, also on its host", "", [session_id]),
+        ("get", "/workers", "list-workers", "The live fleet (admin)", "", []),
+        ("post", "/workers/{host}/drain", "drain-host", "Take a host out of service (admin)", "", [host]),
+        ("post", "/workers/{host}/undrain", "undrain-host", "Put it back (admin)", "", [host]),
         ("post", "/sessions/{session_id}/resume", "resume-session", "A further turn", "ResumeBody", [session_id]),
     ):
         content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
@@ -109,7 +114,7 @@ def _flows_and_sessions() -> dict[str, Any]:
             "responses": {
                 "200": {"description": "Done, or the stream.", "content": content},
                 "202": {"description": "Accepted, or ending.", "content": {"application/json": {"schema": {}}}},
-                **_problems(400, 401, 404, 409, 410, 413, 429, 500, 502, 503, 504),
+                **_problems(400, 401, 403, 404, 409, 410, 413, 429, 500, 502, 503, 504),
             },
         }
         if parameters:

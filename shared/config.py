@@ -140,6 +140,7 @@ class Output(_Section, frozen=True):
 class ApiKey(_Section, frozen=True):
     key: Annotated[Text, key("the key, or sha256: and 64 hex digits", by="api", secret=True)]
     name: Annotated[Text | None, key("whose it is: the tenant", by="api")] = None
+    role: Annotated[Literal["user", "admin"], key("admin: may see and drain workers", by="api")] = "user"
 
 
 class Server(_Section, frozen=True):
@@ -229,6 +230,9 @@ class Worker(_Section, frozen=True):
 class QueueConfig(_Section, frozen=True):
     max_depth: Annotated[Count, key("runs that may wait; more are 429", by="api")] = 10_000
     max_wait_secs: Annotated[Seconds, key("a run that waits longer ends as timeout")] = 600
+    wait_for_worker: Annotated[
+        bool, key("let runs wait for a backend that no live worker offers, instead of 503 at once")
+    ] = False
 
 
 class Runs(_Section, frozen=True):

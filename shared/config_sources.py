@@ -242,11 +242,11 @@ class _Load:
         return ConfigError(f"{self._sources.get(dotted, 'defaults')}: {dotted}: {why}")
 
 
-def read_keys(config: Config) -> list[tuple[str, str | None]]:
-    """(key or sha256:HEX, name) from all sources. Raises: ConfigError for one that is unreadable, empty or broken."""
-    found: list[tuple[str, str | None]] = []
+def read_keys(config: Config) -> list[tuple[str, str | None, bool]]:
+    """(key or sha256:HEX, name, whether an admin's) from all sources. Raises: ConfigError for one that is unreadable, empty or broken."""
+    found: list[tuple[str, str | None, bool]] = []
     for entry in config.server.api_keys:
-        found.append((entry, None) if isinstance(entry, str) else (entry.key, entry.name))
+        found.append((entry, None, False) if isinstance(entry, str) else (entry.key, entry.name, entry.role == "admin"))
     if (path := config.server.api_keys_file) is not None:
         try:
             lines = Path(path).read_text().splitlines()
@@ -256,8 +256,8 @@ def read_keys(config: Config) -> list[tuple[str, str | None]]:
         rows = [line.split(None, 1) for line in lines if line.strip() and not line.lstrip().startswith("#")]
         if not rows:
             raise ConfigError(f"server.api_keys_file: {path} holds no key")
-        found += [(row[0], row[1].strip() if len(row) > 1 else None) for row in rows]
-    for value, _ in found:
+        found += [(row[0], row[1].strip() if len(row) > 1 else None, False) for row in rows]
+    for value, _, _ in found:
         if not value.strip():
             raise ConfigError("server.api_keys: a key is empty")
         if value.startswith("sha256:") and (len(value) != 71 or not all(c in "0123456789abcdef" for c in value[7:])):

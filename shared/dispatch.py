@@ -8,6 +8,7 @@ from typing import Literal
 
 from shared import names
 from shared.errors import (
+    BackendLimited,
     BackendNotFound,
     BackendUnavailable,
     ClinvkError,
@@ -33,14 +34,17 @@ CANCELLED = Failure("cancelled", "cancelled by its caller", "cancelled")
 
 
 class Dispatch:
-    """`max_depth` is how many runs may wait; `fleet` is asked for at most once a second."""
+    """`max_depth` is how many runs may wait; `wait`: runs may wait for a worker that is not there; `fleet` is asked for at most once a second."""
 
-    def __init__(self, runs: Runs, hosts: Hosts, flows: Flows, sessions: Sessions, *, max_depth: int) -> None:
+    def __init__(
+        self, runs: Runs, hosts: Hosts, flows: Flows, sessions: Sessions, *, max_depth: int, wait: bool = False
+    ) -> None:
         self._runs = runs
         self._flows = flows
         self._sessions = sessions
         self._hosts = hosts
         self._max_depth = max_depth
+        self._wait = wait
         self._fleet: list[Instance] = []
         self._fleet_at = -1e9
         self._refresh = asyncio.Lock()
@@ -64,6 +68,8 @@ class Dispatch:
         if not able:
             fleet = await self.fleet(fresh=True)
             able = _matching(fleet, spec)
+        if not able and self._wait and spec.backend in KNOWN_BACKENDS and not spec.labels:
+            return names.queue(spec.backend), Capabilities()  # it waits for a worker, as long as its caller would
         if not able:
             raise _nobody(fleet, spec)
         fit = _fitting(able, spec)
@@ -231,6 +237,10 @@ def _nobody(fleet: Sequence[Instance], spec: RunSpec) -> Exception:
             + (f", offered now: {', '.join(offered)}" if offered else ""),
             field="backend",
         )
+    limited = [s for s in states if s.readiness is Readiness.LIMITED]
+    if limited and not spec.labels:
+        wait_s = max(min(s.until or 0.0 for s in limited) - time.time(), 1.0)
+        return BackendLimited(f"{spec.backend}: {limited[0].reason}", retry_after_s=wait_s)
     reasons = sorted({s.reason for s in states if s.reason})
     why = "; ".join(reasons) or ("no live worker offers it" if fleet else "no worker is connected")
     if spec.labels:

@@ -13,6 +13,7 @@ ClinvkError
 ├── TryLater                  the same request may work later
 │   ├── QueueFull
 │   ├── BackendUnavailable    no live worker offers the backend
+│   ├── BackendLimited        its vendor's limit is reached on every host
 │   ├── SessionHostUnavailable  the one host that has the session does not
 │   └── StoreUnavailable      Redis is away or full
 ├── LogExpired                the events asked for have been trimmed
@@ -99,6 +100,10 @@ class QueueFull(TryLater):
 
 class BackendUnavailable(TryLater):
     code = "backend_unavailable"
+
+
+class BackendLimited(TryLater):
+    code = "backend_limited"
 
 
 class SessionHostUnavailable(TryLater):

@@ -40,6 +40,7 @@ kombu keeps beside them (`_kombu.binding.*`).
 | clinvk:sessions           | zset   | all sessions by last use (ms)                                       | while not empty     |
 | clinvk:sessions:{tenant}, ...|{backend}|{status} | zset | the same of a tenant, by backend and status      | while not empty     |
 | clinvk:sessionids:{tenant} | zset  | the same by id, for prefixes                                        | while not empty     |
+| clinvk:drained            | set    | hosts that an operator has taken out of service                     | until undrained     |
 | clinvk:chores:{host}      | list   | what a host is to remove of deleted sessions                        | session retention   |
 
 Channels: `clinvk:live:{api}` carries events to an API process, `clinvk:orders:{instance}` orders to a worker.
@@ -54,6 +55,7 @@ RUNNING = "clinvk:running"
 UNFOLLOWED = "clinvk:unfollowed"
 IMPATIENT = "clinvk:impatient"
 DUE = "clinvk:due"
+DRAINED = "clinvk:drained"
 SESSIONS = "clinvk:sessions"
 TURN = "clinvk:turn"
 LIMITS = "clinvk:limits"

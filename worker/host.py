@@ -1,6 +1,7 @@
 """What this host offers, and its announcement to the fleet."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ from shared.errors import StoreUnavailable
 from shared.host import BackendState, Capabilities, Instance, Readiness
 from shared.store.hosts import Hosts
 from worker.backends import BACKENDS
+from worker.marks import Marks
 from worker.stage import Stage
 
 _log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class Host:
         instance: str,
         running: Callable[[], Mapping[str, int]],
         open_to: Callable[[Iterable[str]], None],
+        marks: Marks,
     ) -> None:
         self._config = config
         self._stage = stage
@@ -66,6 +69,9 @@ class Host:
         self._started_at = time.time()
         self._versions: dict[tuple[str, ...], str | None] = {}
         self.draining = False
+        self._marks = marks
+        self._news = asyncio.Event()
+        marks.changed = self._news.set
 
     def look(self) -> None:
         """Finds the CLIs and their versions. Slow where a version must be asked for; call it off the loop."""
@@ -81,14 +87,16 @@ class Host:
         for name in self._names:
             command = self._stage.command(name)
             slots = min(limit, self._config.backend(name).max_concurrency or limit)
-            ready = command is not None
+            mark = self._marks.of(name)
+            ready = command is not None and mark is None
             states.append(
                 BackendState(
                     name=name,
-                    readiness=Readiness.READY if ready else Readiness.NOT_INSTALLED,
+                    readiness=Readiness.READY if ready else mark.readiness if mark else Readiness.NOT_INSTALLED,
                     version=self._versions.get(command) if command else None,
                     path=command[0] if command else None,
-                    reason=None if ready else f"{name} is not on the PATH of {self._host}",
+                    reason=None if ready else mark.reason if mark else f"{name} is not on the PATH of {self._host}",
+                    until=mark.until if mark and command else None,
                     slots=slots if ready else 0,
                     running=counts.get(name, 0),
                     capabilities=self._capabilities(name),
@@ -115,14 +123,22 @@ class Host:
 
     async def announce(self) -> None:
         """Raises: StoreUnavailable."""
-        state = self.state()
-        self._open_to([backend.name for backend in state.backends if backend.readiness is Readiness.READY])
+        self._take()  # also where Redis is away
+        self.draining = await self._hosts.drained(self._host)
+        state = self._take()
         slots = {}
         for backend in state.backends:
             count = 0 if self.draining else backend.slots
             slots[names.queue(backend.name)] = count
             slots[names.queue(backend.name, self._host)] = count
         await self._hosts.announce(state, slots, life_s=_LIFE_S)
+
+    def _take(self) -> Instance:
+        """Opens the queues of what can run now, and no others."""
+        state = self.state()
+        ready = [backend.name for backend in state.backends if backend.readiness is Readiness.READY]
+        self._open_to([] if self.draining else ready)
+        return state
 
     async def run(self) -> None:
         """Announces until cancelled."""
@@ -132,7 +148,10 @@ class Host:
                 await self.announce()
             except StoreUnavailable as error:
                 _log.warning("cannot announce: %s", error.message)
-            await asyncio.sleep(_EVERY_S)
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_EVERY_S):
+                    await self._news.wait()
 
     async def retire(self) -> None:
         try:

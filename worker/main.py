@@ -42,6 +42,7 @@ from worker.forever import forever
 from worker.gate import Gate, backend_of
 from worker.host import Host, offered
 from worker.live import Publisher
+from worker.marks import Marks
 from worker.runner import Limits, Runner
 from worker.stage import Stage
 from worker.warden import HEARTBEAT, LIFELINE, watch_lifeline
@@ -75,10 +76,18 @@ class Side:
             ),
         )
         runs, hosts, self._sessions = Runs(scripts), Hosts(scripts), Sessions(scripts)
-        dispatch = Dispatch(runs, hosts, Flows(scripts, runs), self._sessions, max_depth=config.queue.max_depth)
+        dispatch = Dispatch(
+            runs,
+            hosts,
+            Flows(scripts, runs),
+            self._sessions,
+            max_depth=config.queue.max_depth,
+            wait=config.queue.wait_for_worker,
+        )
         at_once = {name: count for name in backends if (count := config.backend(name).max_concurrency)}
         self.gate = Gate(at_once, config.worker.concurrency)
         self._stage = Stage(config, home, os.environ)
+        marks = Marks(time.time)
         self._publisher = Publisher(Events(scripts))
         self.runner = Runner(
             runs,
@@ -95,6 +104,7 @@ class Side:
             host=self.host,
             instance=self.instance,
             carry_on=dispatch.carry_on,
+            marks=marks,
         )
         self._announcer = Host(
             config,
@@ -105,6 +115,7 @@ class Side:
             instance=self.instance,
             running=lambda: self.runner.running,
             open_to=self.gate.open,
+            marks=marks,
         )
         self._sweeper = Sweeper(
             scripts,

@@ -26,6 +26,7 @@ from worker import tree
 from worker.backends.base import Exit, Launch, Parser
 from worker.forever import forever
 from worker.live import Live, Publisher, cut
+from worker.marks import Marks
 from worker.process import Flood, Process
 from worker.stage import Prepared, Stage
 
@@ -64,6 +65,7 @@ class Runner:
         host: str,
         instance: str,
         carry_on: Callable[[str], Awaitable[None]] | None = None,
+        marks: Marks | None = None,
     ) -> None:
         self._runs = runs
         self._publisher = publisher
@@ -72,6 +74,7 @@ class Runner:
         self._host = host
         self._instance = instance
         self._carry_on = carry_on
+        self._marks = marks
         self._held: dict[str, Live] = {}
         self._slots = {name: asyncio.Semaphore(count) for name, count in limits.at_once.items()}
         self._draining = False
@@ -137,9 +140,12 @@ class Runner:
         if live.failure is not None:
             # Whoever was ended by us has an exit code of our making.
             outcome = msgspec.structs.replace(outcome, failure=live.failure, exit_code=None)
-        elif outcome.failure is not None and outcome.failure.code == "backend_login":
-            where = f"{outcome.failure.message} (the worker host is {self._host})"
-            outcome = msgspec.structs.replace(outcome, failure=msgspec.structs.replace(outcome.failure, message=where))
+        failure = outcome.failure
+        if self._marks is not None and not live.spec.dry_run:
+            self._marks.see(live.spec.backend, failure)
+        if failure is not None and failure.code == "backend_login":
+            where = f"{failure.message} (the worker host is {self._host})"
+            outcome = msgspec.structs.replace(outcome, failure=msgspec.structs.replace(failure, message=where))
         took = asyncio.get_running_loop().time() - begun
         return msgspec.structs.replace(outcome, duration_ms=int(took * 1000))
 

@@ -7,13 +7,14 @@ from litestar import Response, Router, delete, get, post
 from api.context import context_of
 from api.exchange import Req, found, json, request_id_of, resumed, tenant_of
 from api.models import of_backend
-from api.native import flow_routes, session_routes
+from api.native import fleet_routes, flow_routes, session_routes
 from api.native.answering import answered
 from api.native.render import Ndjson, Sse
 from api.native.requests import number, position
 from api.native.translate import to_spec
 from api.native.wire import PromptBody, RunList, parse, view
 from shared.ids import new_id
+from shared.run import Status
 
 
 @post("/prompt", status_code=200)
@@ -43,9 +44,13 @@ async def list_runs(request: Req) -> Response[bytes]:
 
 @get("/runs/{run_id:str}")
 async def get_run(request: Req, run_id: str) -> Response[bytes]:
-    run = await found(context_of(request), run_id, tenant_of(request))
+    ctx = context_of(request)
+    run = await found(ctx, run_id, tenant_of(request))
     request.scope["state"]["run_id"] = run.id
-    return json(view(run))
+    shown = view(run)
+    if run.status is Status.WAITING:
+        shown.position = await ctx.runs.position(run.id)
+    return json(shown)
 
 
 @get("/runs/{run_id:str}/events")
@@ -86,5 +91,6 @@ router = Router(
         list_backends,
         *flow_routes.handlers,
         *session_routes.handlers,
+        *fleet_routes.handlers,
     ],
 )

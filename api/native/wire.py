@@ -170,6 +170,7 @@ class RunView(msgspec.Struct, kw_only=True, omit_defaults=True):
     host: str | None = None
     attempt: int = 0
     sequence: int = 0
+    position: int | None = None  # of a waiting run, among all that wait; 1 is the one that came first
     cancelling: bool = False
     metadata: dict[str, Any] = {}
     result: PromptAnswer | None = None

@@ -27,6 +27,16 @@ class Hosts:
     async def retire(self, instance_id: str) -> None:
         await self._scripts("retire", instance_id)
 
+    async def drained(self, host: str) -> bool:
+        """Whether an operator has taken the host out of service; it stays so through restarts."""
+        return bool(await self._redis("SISMEMBER", names.DRAINED, host))
+
+    async def all_drained(self) -> set[str]:
+        return set(texts(await self._redis("SMEMBERS", names.DRAINED)))
+
+    async def drain(self, host: str, *, on: bool) -> None:
+        await self._redis("SADD" if on else "SREM", names.DRAINED, host)
+
     async def list(self) -> list[Instance]:
         """The live instances, by host and id."""
         ids = texts(await self._redis("ZRANGE", names.INSTANCES, 0, -1))

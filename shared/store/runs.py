@@ -224,6 +224,11 @@ class Runs:
             await self._redis("ZREM", name, *gone)
         return [run for run in runs if run is not None], total - len(gone)
 
+    async def position(self, run_id: str) -> int | None:
+        """A waiting run's place by its time of coming, 1 for the first; turns and priority may let it go earlier."""
+        rank = await self._redis("ZRANK", names.WAITING, run_id)
+        return None if rank is None else int(rank) + 1
+
     async def counts(self) -> dict[str, int]:
         """How many runs wait, are queued, are running."""
         waiting, queued, running = await self._redis.all(

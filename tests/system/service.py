@@ -138,10 +138,10 @@ class Service:
         assert proc.alive, proc.log.read_text()
         return proc
 
-    def restart_worker(self, number: int) -> Proc:
+    def restart_worker(self, number: int, **env: str) -> Proc:
         """The worker of a host that had ended comes back, under the same name and HOME."""
         host = f"host{number}"
-        proc = Proc(["worker", "--name", host], self.env(home=host), self.folder / f"worker{number}.log")
+        proc = Proc(["worker", "--name", host], self.env(home=host, **env), self.folder / f"worker{number}.log")
         self.workers.append(proc)
         return proc
 

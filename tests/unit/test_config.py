@@ -218,9 +218,17 @@ def test_keys_come_from_all_sources(tmp_path):
     file.write_text("# people\nalpha team-a\nbeta\n")
     environ = {"CLINVK_API_KEYS": "x, y", "CLINVK_SERVER__API_KEYS_FILE": str(file)}
 
-    found = read_keys(with_file(tmp_path, "server: {api_keys: [z, {key: w, name: n}]}", **environ).config)
+    keys = "server: {api_keys: [z, {key: w, name: n, role: admin}]}"
+    found = read_keys(with_file(tmp_path, keys, **environ).config)
 
-    assert found == [("z", None), ("w", "n"), ("x", None), ("y", None), ("alpha", "team-a"), ("beta", None)]
+    assert found == [
+        ("z", None, False),
+        ("w", "n", True),
+        ("x", None, False),
+        ("y", None, False),
+        ("alpha", "team-a", False),
+        ("beta", None, False),
+    ]
 
 
 def test_a_key_that_is_no_list_is_not_taken_for_a_list_of_letters(tmp_path):
@@ -251,10 +259,10 @@ def test_a_backend_does_not_silently_take_the_general_sandbox_for_its_default(tm
 
 
 def test_what_is_not_in_force_is_said_and_only_where_it_was_changed(tmp_path):
-    loaded = with_file(tmp_path, "server: {read_timeout_secs: 30, cors_max_age: 5}")
+    loaded = with_file(tmp_path, "server: {idle_timeout_secs: 120, read_timeout_secs: 5}")
 
     assert [warning.partition(": ")[2] for warning in loaded.warnings] == [
-        "server.cors_max_age is not yet in force in this version"
+        "server.read_timeout_secs is not yet in force in this version"
     ]
 
 

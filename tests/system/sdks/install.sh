@@ -8,7 +8,7 @@ here=$(dirname "$(realpath "$0")")
 root=$(realpath "$here/../../..")
 into=${CLINVK_TEST_SDKS:-$root/.sdks}
 uv=$root/.venv/bin/uv
-export UV_CACHE_DIR=$into/cache/uv UV_NO_PROGRESS=1 npm_config_cache=$into/cache/npm
+export UV_CACHE_DIR=$into/cache/uv UV_NO_PROGRESS=1 UV_SYSTEM_CERTS=1 npm_config_cache=$into/cache/npm npm_config_update_notifier=false
 export GOPATH=$into/cache/gopath GOCACHE=$into/cache/go GOFLAGS="-mod=mod -modcacherw -buildvcs=false" GOTOOLCHAIN=local
 if [ -n "${PIP_INDEX_URL:-}" ] && [ -z "${UV_DEFAULT_INDEX:-}" ]; then export UV_DEFAULT_INDEX=$PIP_INDEX_URL; fi
 mkdir -p "$into"

@@ -5,10 +5,14 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from shared.config import BackendConfig, Config
 from shared.errors import StoreUnavailable
-from shared.host import Instance
+from shared.host import Instance, Readiness
+from shared.run import Failure
 from worker.host import Host
+from worker.marks import Marks
 from worker.stage import Stage
 
 
@@ -17,6 +21,7 @@ class Hosts:
 
     def __init__(self) -> None:
         self.away = False
+        self.out = False
         self.instance: Instance | None = None
         self.slots: dict[str, int] = {}
 
@@ -25,6 +30,11 @@ class Hosts:
             raise StoreUnavailable("away", retry_after_s=1)
         self.instance, self.slots = instance, slots
 
+    async def drained(self, host: str) -> bool:
+        if self.away:
+            raise StoreUnavailable("away", retry_after_s=1)
+        return self.out
+
 
 class World:
     def __init__(self, folder: Path, **config: Any) -> None:
@@ -32,6 +42,8 @@ class World:
         self.cli.parent.mkdir(parents=True)
         self.hosts = Hosts()
         self.open: list[str] = []
+        self.now = 1000.0
+        self.marks = Marks(lambda: self.now)
         made = Config(backends={"codex": BackendConfig(command=str(self.cli), **config)})
         stage = Stage(made, folder / "clinvk", {"HOME": str(folder / "user"), "PATH": "/bin"})
         self.host = Host(
@@ -43,6 +55,7 @@ class World:
             instance="ins_1",
             running=dict,
             open_to=lambda names: setattr(self, "open", list(names)),
+            marks=self.marks,
         )
 
     def install(self) -> None:
@@ -90,3 +103,58 @@ def test_the_flags_that_an_operator_allows_are_announced(tmp_path):
 
     assert world.hosts.instance is not None
     assert set(world.hosts.instance.backends[0].capabilities.extra) == {"--oss", "--profile="}
+
+
+def test_a_drained_host_takes_nothing_and_says_so(tmp_path):
+    world = World(tmp_path)
+    world.install()
+    world.look()
+    world.hosts.out = True
+
+    world.look()
+
+    assert world.open == []
+    assert world.hosts.instance is not None
+    assert world.hosts.instance.draining
+    assert world.hosts.slots == {"codex": 0, "codex@h": 0}
+    world.hosts.out = False
+    world.look()
+    assert world.open == ["codex"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "readiness", "for_s"),
+    [
+        (Failure("backend_login", "log in", "login"), Readiness.NOT_LOGGED_IN, 60),
+        (Failure("backend_limited", "quota", "rate_limited", 300.0), Readiness.LIMITED, 300),
+        (Failure("backend_limited", "quota", "rate_limited"), Readiness.LIMITED, 60),
+    ],
+)
+def test_what_a_run_has_shown_is_told_to_the_fleet_until_it_may_be_over(tmp_path, failure, readiness, for_s):
+    world = World(tmp_path)
+    world.install()
+
+    world.marks.see("codex", failure)
+    world.look()
+
+    assert world.open == []
+    assert world.hosts.instance is not None
+    state = world.hosts.instance.backends[0]
+    assert (state.readiness, state.reason, state.until, state.slots) == (readiness, failure.message, 1000 + for_s, 0)
+    world.now += for_s
+    world.look()
+    assert world.open == ["codex"]
+
+
+def test_a_run_that_works_lifts_the_mark_and_other_failures_set_none(tmp_path):
+    world = World(tmp_path)
+    world.install()
+    world.marks.see("codex", Failure("backend_error", "m", "crashed"))
+    world.look()
+    assert world.open == ["codex"]
+
+    world.marks.see("codex", Failure("backend_login", "m", "login"))
+    world.marks.see("codex", None)
+    world.look()
+
+    assert world.open == ["codex"]

@@ -1,0 +1,74 @@
+"""The routes of the fleet, for those who run it."""
+
+from typing import Any
+
+from litestar import Response, get, post
+
+from api.context import context_of
+from api.exchange import Req, json
+from shared.errors import NotFound, PermissionDenied
+from shared.host import Instance
+
+
+@get("/workers")
+async def list_workers(request: Req) -> Response[bytes]:
+    _admin_only(request)
+    ctx = context_of(request)
+    fleet = await ctx.dispatch.fleet(fresh=True)
+    drained = await ctx.hosts.all_drained()
+    return json({"workers": [_view(one, one.host in drained) for one in fleet], "drained": sorted(drained)})
+
+
+@post("/workers/{host:str}/drain", status_code=200)
+async def drain_host(request: Req, host: str) -> Response[bytes]:
+    """Its running runs go on to their end; new ones go elsewhere."""
+    return await _drain(request, host, on=True)
+
+
+@post("/workers/{host:str}/undrain", status_code=200)
+async def undrain_host(request: Req, host: str) -> Response[bytes]:
+    return await _drain(request, host, on=False)
+
+
+async def _drain(request: Req, host: str, *, on: bool) -> Response[bytes]:
+    _admin_only(request)
+    ctx = context_of(request)
+    known = {one.host for one in await ctx.dispatch.fleet(fresh=True)} | await ctx.hosts.all_drained()
+    if host not in known:
+        raise NotFound("worker host", host)
+    await ctx.hosts.drain(host, on=on)
+    return json({"host": host, "draining": on})
+
+
+def _admin_only(request: Req) -> None:
+    """Raises: PermissionDenied."""
+    if not request.scope["state"].get("admin"):
+        raise PermissionDenied("only a key with `role: admin` may see or change the fleet")
+
+
+def _view(instance: Instance, drained: bool) -> dict[str, Any]:
+    return {
+        "id": instance.id,
+        "host": instance.host,
+        "version": instance.version,
+        "started_at": instance.started_at,
+        "slots": instance.slots,
+        "running": instance.running,
+        "draining": instance.draining or drained,
+        "labels": instance.labels,
+        "backends": [
+            {
+                "name": state.name,
+                "state": state.readiness.value,
+                "version": state.version,
+                "reason": state.reason,
+                "until": state.until,
+                "slots": state.slots,
+                "running": state.running,
+            }
+            for state in instance.backends
+        ],
+    }
+
+
+handlers = [list_workers, drain_host, undrain_host]

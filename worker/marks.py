@@ -1,0 +1,51 @@
+"""What this host's runs have shown of its backends: a login that fails, a vendor's limit."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from shared.host import Readiness
+from shared.run import Failure
+
+_AGAIN_S = 60.0  # a login is tried again after so long: only a run can tell whether it works
+_LONGEST_S = 6 * 3600.0
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """Why a backend takes no runs here, until when (seconds since the epoch)."""
+
+    readiness: Readiness
+    reason: str
+    until: float
+
+
+class Marks:
+    """`changed` is called when a mark comes or goes, so that the fleet is told at once."""
+
+    def __init__(self, now: Callable[[], float], changed: Callable[[], None] = lambda: None) -> None:
+        self._now = now
+        self._marks: dict[str, Mark] = {}
+        self.changed = changed
+
+    def see(self, backend: str, failure: Failure | None) -> None:
+        """How a run of the backend has ended; None: well."""
+        match None if failure is None else failure.code:
+            case None:
+                if self._marks.pop(backend, None) is not None:
+                    self.changed()
+            case "backend_login":
+                self._mark(backend, Readiness.NOT_LOGGED_IN, failure, _AGAIN_S)
+            case "backend_limited":
+                wait_s = _AGAIN_S if failure is None or failure.retry_after_s is None else failure.retry_after_s
+                self._mark(backend, Readiness.LIMITED, failure, min(max(wait_s, 1.0), _LONGEST_S))
+            case _:
+                pass
+
+    def _mark(self, backend: str, readiness: Readiness, failure: Failure | None, for_s: float) -> None:
+        reason = "" if failure is None else failure.message
+        self._marks[backend] = Mark(readiness, reason, self._now() + for_s)
+        self.changed()
+
+    def of(self, backend: str) -> Mark | None:
+        mark = self._marks.get(backend)
+        return mark if mark is not None and mark.until > self._now() else None
