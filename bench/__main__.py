@@ -181,6 +181,32 @@ def memory(service: Service, base: str) -> None:
     row("one worker process, idle / per concurrent run", "<= 90 MB / <= 0.3 MB", told, idle <= 90 and each <= 0.3)
 
 
+def flow(service: Service, base: str, count: int = 500, window: int = 50) -> None:
+    """The same runs as one flow, and as single requests of as many callers."""
+    task = {"backend": "echo", "prompt": "hello\n"}
+    took = {}
+    for round_ in range(2):
+        body = {"tasks": [task] * count, "max_parallel": window}
+        begun = time.perf_counter()
+        answer = httpx.post(f"{base}/api/v1/parallel", json=body, timeout=120).json()
+        took[round_] = count / (time.perf_counter() - begun)
+        assert answer["completed"] == count, answer
+    code = f"import asyncio, bench.load as l; print(asyncio.run(l.singles({base!r}, {count}, {window})))"
+    single = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    told = f"{max(took.values()):.0f} runs/s as a flow, {single:.0f} as single requests"
+    row(f"a flow of {count}, window {window}, three workers", "beside single requests", told, True)
+    assert len(service.workers) == 3
+
+
+def backlog(service: Service, base: str) -> None:  # noqa: ARG001  # the store is filled directly
+    """What a run costs while few, and while many wait: the rate at which they are carried out, topped up all the while."""
+    code = f"import asyncio, bench.load as l; print(asyncio.run(l.drain({service.redis.url!r}, 100, 50_000)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    few, many = json.loads(done.stdout)
+    told = f"{few:.0f} runs/s at 100 waiting, {many:.0f} at 50,000: {few / many:.2f}x"
+    row("cost of a run at a backlog of 100 and of 50,000", "<= 1.2x", told, few / many <= 1.2)
+
+
 def to_ready() -> None:
     took = []
     for _ in range(3):
@@ -207,6 +233,9 @@ def main() -> int:
     with_service(quick | ticking, lambda _, b: events(b))
     plain = quick | {"CLINVK_WORKER__CONCURRENCY": "120"}
     with_service(plain, lambda s, b: (memory(s, b), idle_streams(s, b), hang_up(b), dead_worker(s, b)))
+    with_service(quick | stub | {"CLINVK_WORKER__CONCURRENCY": "20"}, flow, workers=3)
+    deep = {"CLINVK_WORKER__CONCURRENCY": "32", "CLINVK_QUEUE__MAX_DEPTH": "200000"}
+    with_service(quick | stub | deep, backlog)
     to_ready()
     print("| | budget | measured | |\n|---|---|---|---|")
     for cells in ROWS:
@@ -214,11 +243,12 @@ def main() -> int:
     return 0
 
 
-def with_service(config: dict[str, str], what) -> None:
+def with_service(config: dict[str, str], what, workers: int = 1) -> None:
     service = Service("everysec", **config)
     try:
         base = service.api()
-        service.worker()
+        for _ in range(workers):
+            service.worker()
         until(lambda: prompt(base, "warm up\n").get("exit_code") == 0 or prompt(base, "x\n").get("run_id"))
         what(service, base)
         assert children(service.workers[0].pid)

@@ -39,6 +39,67 @@ async def main(base: str, seconds: float, callers: int) -> float:
     return total / (time.perf_counter() - begun)
 
 
+async def singles(base: str, count: int, callers: int) -> float:
+    """Runs a second when so many are asked for one by one, by so many callers."""
+    port = urlsplit(base).port
+    request = post(base, _BODY)
+    left = count
+
+    async def call() -> None:
+        nonlocal left
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while left > 0:
+            left -= 1
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+        writer.close()
+
+    begun = time.perf_counter()
+    await asyncio.gather(*[call() for _ in range(callers)])
+    return count / (time.perf_counter() - begun)
+
+
+async def drain(url: str, *depths: int) -> str:
+    """Runs a second carried out while so many wait, for each of the depths, as JSON."""
+    from shared.ids import new_id
+    from shared.redis import Redis
+    from shared.run import RunSpec
+    from shared.store import Limits, create_scripts
+    from shared.store.runs import Runs
+
+    redis = Redis(url)
+    runs = Runs(create_scripts(redis, Limits(lease_s=4)))
+    added = 0
+
+    async def top_up(depth: int) -> None:
+        nonlocal added
+        counts = await runs.counts()
+        missing = depth - counts["waiting"]
+        for _ in range(0, missing, 500):
+            specs = [
+                RunSpec(id=new_id("run"), tenant="bench", backend="echo", prompt="hello\n", ephemeral=True)
+                for _ in range(min(500, missing))
+            ]
+            await asyncio.gather(*[runs.add(s, "echo", follower=None, max_depth=10**6) for s in specs])
+            added += len(specs)
+            missing -= len(specs)
+
+    rates = []
+    for depth in depths:
+        await top_up(depth)
+        counts = await runs.counts()
+        done, begun = added - sum(counts.values()), time.perf_counter()
+        while time.perf_counter() - begun < 8:
+            await top_up(depth)
+            await asyncio.sleep(0.05)
+        took = time.perf_counter() - begun
+        counts = await runs.counts()
+        rates.append((added - sum(counts.values()) - done) / took)
+    await redis.aclose()
+    return json.dumps(rates)
+
+
 class _Watching(asyncio.Protocol):
     """Follows one stream and keeps each piece with the time of its arrival; what they say is looked at afterwards."""
 

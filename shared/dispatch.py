@@ -139,7 +139,7 @@ class Dispatch:
 
     async def carry_on(self, flow_id: str) -> None:
         """Does what comes next in a flow, if anything; by whoever ended a run of it, and by the sweep. May be doubled."""
-        while True:
+        while await self._flows.glance(flow_id):
             record = await self._flows.get(flow_id)
             if record is None or record.status is not FlowStatus.RUNNING:
                 return

@@ -69,6 +69,7 @@ class Host:
         self._started_at = time.time()
         self._versions: dict[tuple[str, ...], str | None] = {}
         self.draining = False
+        self._stopping = False
         self._marks = marks
         self._news = asyncio.Event()
         marks.changed = self._news.set
@@ -121,10 +122,14 @@ class Host:
         more = self._config.backend(name).allow_extra_flags
         return msgspec.structs.replace(found, extra=tuple(dict.fromkeys((*found.extra, *more))))
 
+    def stop(self) -> None:
+        """This instance is about to end: from its next announcement on it takes nothing more."""
+        self._stopping = self.draining = True
+
     async def announce(self) -> None:
         """Raises: StoreUnavailable."""
         self._take()  # also where Redis is away
-        self.draining = await self._hosts.drained(self._host)
+        self.draining = self._stopping or await self._hosts.drained(self._host)
         state = self._take()
         slots = {}
         for backend in state.backends:

@@ -200,7 +200,7 @@ class Side:
         return self._stopping is not None
 
     async def _stop(self) -> None:
-        self._announcer.draining = True
+        self._announcer.stop()
         with contextlib.suppress(Exception):
             await self._announcer.announce()
         await self.runner.drain(self.config.worker.shutdown_grace_secs)

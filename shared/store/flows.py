@@ -30,7 +30,7 @@ class Flows:
         """Puts a flow in line with the runs that it begins with, each with its queue. Raises: QueueFull."""
         args: list[Arg] = [flow.id, flow.tenant, _encode(flow), follower or "", flow.window, int(sticky), max_depth]
         fast = flow.fail_fast and flow.kind != "chain"
-        args += [len(begun), _encode(FAILED_FAST) if fast else ""]
+        args += [len(begun), _encode(FAILED_FAST) if fast else "", flow.kind, len(flow.lanes)]
         for spec, queue in begun:
             args += [spec.id, queue, _encode(spec), spec.priority, spec.retry, spec.lane]
         reply = await self._scripts("submit_flow", *args)
@@ -69,6 +69,10 @@ class Flows:
     async def end(self, flow_id: str, status: FlowStatus, outcome: Outcome, event: bytes) -> bool:
         """Returns whether this call has ended it."""
         return text(await self._scripts("end_flow", flow_id, status.value, _encode(outcome), event)) == "ended"
+
+    async def glance(self, flow_id: str) -> bool:
+        """Whether there is anything to decide; else it is due no more."""
+        return bool(await self._scripts("glance", flow_id))
 
     async def carried(self, flow_id: str, ends: int) -> bool:
         """It has been looked at with so many ends; False: another run has ended since, look again."""

@@ -1,4 +1,4 @@
--- flow, tenant, flow as JSON, api ('' for detached), window, sticky (0|1), max_depth, count, what to stop with at the first failure ('' for: nothing),
+-- flow, tenant, flow as JSON, api ('' for detached), window, sticky (0|1), max_depth, count, what to stop with at the first failure ('' for: nothing), kind, lanes,
 -- (id, queue, spec, priority, retry, lane)… -> {'running'} | {'full', depth} | {final status}
 -- A flow's record stands beside the runs' (status, seq), so that it is followed as a run is. Safe to repeat.
 local flow, tenant, api, count = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[8])
@@ -21,7 +21,8 @@ else
   redis.call('SADD', P .. 'api:' .. api .. ':runs', flow)
 end
 if ARGV[9] ~= '' then redis.call('HSET', P .. 'group:' .. flow, 'fast', ARGV[9]) end
-for i = 10, 9 + count * 6, 6 do
+redis.call('HSET', run, 'kind', ARGV[10], 'lanes', ARGV[11])
+for i = 12, 11 + count * 6, 6 do
   redis.call('HSET', P .. 'run:' .. ARGV[i], 'detached', 1)
   create(ARGV[i], tenant, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], now, flow, ARGV[i + 5])
 end

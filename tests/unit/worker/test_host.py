@@ -105,6 +105,20 @@ def test_the_flags_that_an_operator_allows_are_announced(tmp_path):
     assert set(world.hosts.instance.backends[0].capabilities.extra) == {"--oss", "--profile="}
 
 
+def test_one_that_is_about_to_end_takes_nothing_though_its_host_is_not_drained(tmp_path):
+    world = World(tmp_path)
+    world.install()
+    world.look()
+
+    world.host.stop()
+    world.look()
+
+    assert world.open == []
+    assert world.hosts.instance is not None
+    assert world.hosts.instance.draining
+    assert world.hosts.slots == {"codex": 0, "codex@h": 0}
+
+
 def test_a_drained_host_takes_nothing_and_says_so(tmp_path):
     world = World(tmp_path)
     world.install()
