@@ -2,14 +2,18 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from litestar import Response
 
 from api.context import Context
 from api.conversation import Talk
-from api.exchange import Req, patience_of, request_id_of, tenant_of
+from api.errors import RunFailed
+from api.exchange import NOBODY, Exchange, Req, json, patience_of, request_id_of, resumed, tenant_of
 from api.models import Route, listed, route
-from shared.errors import InvalidRequest
+from api.thoughts import Thoughts
+from shared.errors import InvalidRequest, NotFound
 from shared.event import is_last
 from shared.host import Capabilities
 from shared.ids import new_id
@@ -98,6 +102,29 @@ def _lacking(spec: RunSpec, able: Capabilities) -> list[str]:
 def tells(line: bytes) -> bool:
     """Whether an event has something for a caller of these surfaces; before it a failure can still have a status."""
     return not line.startswith(_QUIET) and not is_last(line)
+
+
+async def whole(
+    exchange: Exchange, shape: Callable[[Run, str], dict[str, Any]], able: Capabilities | None, ignored: Sequence[str]
+) -> Response[Any]:
+    """The whole answer: `shape` is given the run that succeeded and its reasoning. Raises: RunFailed."""
+    thoughts = Thoughts()
+    run = await exchange.whole(thoughts.see)
+    if run is None:
+        return NOBODY
+    assert run.outcome is not None
+    if run.outcome.failure is not None:
+        raise RunFailed(run.outcome.failure, run.id)
+    return json(shape(run, thoughts.text), headers(run.spec, able, ignored, run))
+
+
+async def gone_on(request: Req, run_id: str, dialect: str) -> Exchange:
+    """A stream of this dialect that is taken up again. Raises: NotFound."""
+    exchange = await resumed(request, run_id, tenant_of(request))
+    if exchange.spec.dialect != dialect or exchange.spec.reply.get("response"):
+        await exchange.leave()
+        raise NotFound("stream of", run_id)
+    return exchange
 
 
 def resume_point(request: Req) -> tuple[str, int] | None:

@@ -11,10 +11,8 @@ from api.anthropic.messages import MessageEvents, message
 from api.anthropic.wire import HEEDED, MessagesBody
 from api.body import convert, decode, present
 from api.context import context_of
-from api.errors import RunFailed
-from api.exchange import NOBODY, Req, json, request_id_of, resumed, submitted, tenant_of
+from api.exchange import Req, json, request_id_of, submitted
 from api.models import ModelNotFound
-from api.thoughts import Thoughts
 
 _CREATED = "2024-01-01T00:00:00Z"
 
@@ -28,7 +26,7 @@ async def create_message(request: Req) -> Response[Any]:
     ignored = bodies.ignored(data, HEEDED)
     able = None
     if (point := compat.resume_point(request)) is not None and body.stream:
-        exchange = await resumed(request, point[0], tenant_of(request))
+        exchange = await compat.gone_on(request, point[0], "anthropic")
     else:
         talk = translate.to_talk(body)
         thinking = body.thinking is not None and body.thinking.type != "disabled"
@@ -51,14 +49,7 @@ async def create_message(request: Req) -> Response[Any]:
         events = MessageEvents(exchange.spec, request_id=request_id_of(request), after=0 if point is None else point[1])
         told = compat.headers(exchange.spec, able, ignored)
         return await exchange.streamed(events, headers=told, tells=compat.tells)
-    thoughts = Thoughts()
-    run = await exchange.whole(thoughts.see)
-    if run is None:
-        return NOBODY
-    assert run.outcome is not None
-    if run.outcome.failure is not None:
-        raise RunFailed(run.outcome.failure, run.id)
-    return json(message(run, thoughts.text), compat.headers(run.spec, able, ignored, run))
+    return await compat.whole(exchange, message, able, ignored)
 
 
 @post("/messages/count_tokens", status_code=200)

@@ -11,8 +11,7 @@ from api import compat
 from api.body import convert, decode, present
 from api.context import Context, context_of
 from api.conversation import Conversation
-from api.errors import RunFailed
-from api.exchange import NOBODY, Req, detached, found, json, resumed, submitted, tenant_of
+from api.exchange import Req, detached, found, json, resumed, submitted, tenant_of
 from api.openai import translate
 from api.openai.responses import ResponseEvents, id_of, of_run, run_of
 from api.openai.wire import RESPONSES_HEEDED, ResponsesBody
@@ -61,13 +60,7 @@ async def create_response(request: Req) -> Response[Any]:
         told = compat.headers(exchange.spec, able, ignored)
         events = ResponseEvents(exchange.spec, queued=body.background)
         return await exchange.streamed(events, headers=told, tells=compat.tells, hold=not body.background)
-    thoughts = Thoughts()
-    ended = await exchange.whole(thoughts.see)
-    if ended is None:
-        return NOBODY
-    if ended.outcome is not None and ended.outcome.failure is not None:
-        raise RunFailed(ended.outcome.failure, ended.id)
-    return json(of_run(ended, thoughts.text), compat.headers(ended.spec, able, ignored, ended))
+    return await compat.whole(exchange, of_run, able, ignored)
 
 
 def _reply(body: ResponsesBody) -> dict[str, Any]:

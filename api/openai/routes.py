@@ -8,13 +8,11 @@ from api import body as bodies
 from api import compat
 from api.body import convert, decode, present
 from api.context import context_of
-from api.errors import RunFailed
-from api.exchange import NOBODY, Req, json, request_id_of, resumed, submitted, tenant_of
+from api.exchange import Req, json, request_id_of, submitted
 from api.models import ModelNotFound
 from api.openai import response_routes, translate
 from api.openai.chat import Chunks, completion
 from api.openai.wire import CHAT_HEEDED, ChatBody
-from api.thoughts import Thoughts
 
 _CREATED = 1704067200  # the ancestor's, the same for ever
 
@@ -27,7 +25,7 @@ async def create_chat_completion(request: Req) -> Response[Any]:
     body = _chat_body(data)
     ignored = bodies.ignored(data, CHAT_HEEDED)
     if (point := compat.resume_point(request)) is not None and body.stream:
-        exchange = await resumed(request, point[0], tenant_of(request))
+        exchange = await compat.gone_on(request, point[0], "openai")
         able = None
     else:
         talk = translate.chat_talk(body)
@@ -57,14 +55,7 @@ async def create_chat_completion(request: Req) -> Response[Any]:
         )
         told = compat.headers(exchange.spec, able, ignored)
         return await exchange.streamed(chunks, headers=told, tells=compat.tells)
-    thoughts = Thoughts()
-    run = await exchange.whole(thoughts.see)
-    if run is None:
-        return NOBODY
-    assert run.outcome is not None
-    if run.outcome.failure is not None:
-        raise RunFailed(run.outcome.failure, run.id)
-    return json(completion(run, thoughts.text), compat.headers(run.spec, able, ignored, run))
+    return await compat.whole(exchange, completion, able, ignored)
 
 
 def _chat_body(data: dict[str, Any]) -> ChatBody:

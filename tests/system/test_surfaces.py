@@ -180,6 +180,18 @@ def test_one_tenant_sees_nothing_of_another(one, two):
     assert one.post(f"/v1/responses/{made['id']}/cancel").json()["status"] == "cancelled"
 
 
+def test_a_stream_is_taken_up_again_only_in_its_own_dialect(one):
+    made = one.post(
+        "/api/v1/prompt", json={"backend": "echo", "prompt": "x"}, headers={"prefer": "respond-async"}
+    ).json()
+
+    for path in ("/v1/chat/completions", "/v1/messages"):
+        answer = one.post(path, json=chat("x", stream=True), headers={"last-event-id": f"{made['id']}:1"})
+        assert answer.status_code == 404, answer.text
+
+    one.delete(f"/api/v1/runs/{made['id']}")
+
+
 def test_the_same_key_of_two_tenants_is_two_runs(one, two):
     answers = [
         client.post(
