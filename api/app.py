@@ -15,6 +15,7 @@ from api.anthropic import routes as anthropic
 from api.context import Context
 from api.cors import Cors
 from api.layers import Auth, Browsers, Key, RequestIds
+from api.limits import RateLimit
 from api.native import routes as native
 from api.openai import routes as openai
 from api.paths import Paths
@@ -29,6 +30,7 @@ from shared.store.events import Events
 from shared.store.flows import Flows
 from shared.store.followers import Followers
 from shared.store.hosts import Hosts
+from shared.store.rates import Rates
 from shared.store.runs import Runs
 from shared.store.sessions import Sessions
 from shared.sweep import Sweeper
@@ -89,7 +91,7 @@ def create_app(config: Config, keys: Sequence[Key]) -> App:
             session_s=config.session.retention_days * 86400,
         )
         async with relay:
-            context = app.state.context = Context(config, runs, hosts, flows, sessions, relay, dispatch)
+            context = app.state.context = Context(config, runs, hosts, flows, sessions, Rates(scripts), relay, dispatch)
             sweeping = asyncio.create_task(sweeper.run(), name="sweep")
             try:
                 yield
@@ -115,7 +117,16 @@ def create_app(config: Config, keys: Sequence[Key]) -> App:
         request_max_body_size=config.server.max_request_body_bytes,
         logging_config=None,
     )
-    served: ASGIApp = Auth(litestar, keys)
+    served: ASGIApp = litestar
+    if config.server.rate_limit_enabled:
+        served = RateLimit(
+            served,
+            lambda: litestar.state.context.rates,
+            per_s=config.server.rate_limit_rps,
+            burst=config.server.rate_limit_burst,
+            proxies=config.server.trusted_proxies,
+        )
+    served = Auth(served, keys)
     if not keys:
         served = Browsers(served, config.server.host, config.server.cors_allowed_origins)
     if origins := config.server.cors_allowed_origins:

@@ -105,6 +105,7 @@ async def _serve(loaded: Loaded, keys: Sequence[Key], family: Family | None) -> 
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # whom to believe is `server.trusted_proxies`
                 timeout_keep_alive=int(config.server.idle_timeout_secs),
                 timeout_graceful_shutdown=_CLOSE_WITHIN_S,
             )

@@ -16,6 +16,7 @@ from shared.host import Instance, Readiness
 from shared.run import Failure, RunSpec
 from shared.store.flows import Flows
 from shared.store.hosts import Hosts
+from shared.store.rates import Rates
 from shared.store.runs import Runs
 from shared.store.sessions import Sessions
 from shared.sweep import HUNG_UP
@@ -37,6 +38,7 @@ class Context:
         hosts: Hosts,
         flows: Flows,
         sessions: Sessions,
+        rates: Rates,
         relay: Relay,
         dispatch: Dispatch,
     ) -> None:
@@ -45,6 +47,7 @@ class Context:
         self.hosts = hosts
         self.flows = flows
         self.sessions = sessions
+        self.rates = rates
         self.relay = relay
         self.dispatch = dispatch
         self.closing = asyncio.Event()  # set when this process shuts down: streams end

@@ -4,6 +4,7 @@ RFC 9457 members and an `error` object in the words of the dialect that was aske
 """
 
 import http
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -116,7 +117,7 @@ def render(
     again = row.retry and (retry_after_s or 0) <= _LONGEST_RETRY_S
     headers = {"content-type": "application/problem+json", "x-should-retry": "true" if again else "false"}
     if retry_after_s is not None:
-        headers["retry-after"] = str(max(1, round(retry_after_s)))
+        headers["retry-after"] = str(max(1, math.ceil(retry_after_s)))
     return HttpError(at, headers, msgspec.json.encode(body))
 
 

@@ -23,6 +23,11 @@ _SANE_ID = re.compile(rb"^[A-Za-z0-9._:-]{1,128}$")
 _OPEN = ("/health", "/api/v1/health", "/docs", "/openapi.json")
 
 
+def is_open(path: str) -> bool:
+    """Whether a path is there for all, without key or limit."""
+    return (path.rstrip("/") or "/") in _OPEN or path.startswith("/docs/")
+
+
 class Key(msgspec.Struct, frozen=True):
     """An API key, of which only the hash is kept, and the tenant that it speaks for."""
 
@@ -91,7 +96,7 @@ class Browsers:
         if reason is None:
             await self._app(scope, receive, send)
             return
-        await _refuse(scope, send, PermissionDenied(reason))
+        await refuse(scope, send, PermissionDenied(reason))
 
     def _reason_against(self, headers: Mapping[bytes, bytes]) -> str | None:
         host = urlsplit("//" + headers.get(b"host", b"localhost").decode("latin-1"))
@@ -115,7 +120,8 @@ def _is_local(name: str) -> bool:
         return False
 
 
-async def _refuse(scope: Scope, send: Send, error: Exception, *headers: tuple[bytes, bytes]) -> None:
+async def refuse(scope: Scope, send: Send, error: Exception, *headers: tuple[bytes, bytes]) -> None:
+    """Answers in the words of the path's dialect."""
     request_id = scope["state"]["request_id"]
     answer = errors.of_exception(error, dialect=errors.dialect_of(scope["path"]), request_id=request_id)
     given = [(k.encode(), v.encode()) for k, v in answer.headers.items()]
@@ -138,15 +144,11 @@ class Auth:
         key = self._key(scope)
         tenant = "default" if not self._keys else None if key is None else key.tenant
         state["admin"] = not self._keys or (key is not None and key.admin)
-        if (
-            tenant is None
-            and (scope["path"].rstrip("/") or "/") not in _OPEN
-            and not scope["path"].startswith("/docs/")
-        ):
+        if tenant is None and not is_open(scope["path"]):
             refused = AuthenticationFailed(
                 "this service needs a key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`, and the one given, if any, is not known"
             )
-            await _refuse(scope, send, refused, (b"www-authenticate", b"Bearer"))
+            await refuse(scope, send, refused, (b"www-authenticate", b"Bearer"))
             return
         state["tenant"] = tenant or ""
         await self._app(scope, receive, send)

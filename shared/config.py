@@ -167,16 +167,14 @@ class Server(_Section, frozen=True):
     api_keys_gopass_path: Annotated[
         str | None, key("gopass entry with keys; this version refuses to start with it", by="api")
     ] = None
-    rate_limit_enabled: Annotated[bool, key("rate limits; this version refuses to start with them", by="api")] = False
-    rate_limit_rps: Annotated[
-        float, msgspec.Meta(gt=0, le=1_000_000), key("requests a second", by="api", pending=True)
-    ] = 10
-    rate_limit_burst: Annotated[Count, key("requests at once", by="api", pending=True)] = 20
+    rate_limit_enabled: Annotated[bool, key("limit each key, or each address where there is none", by="api")] = False
+    rate_limit_rps: Annotated[float, msgspec.Meta(gt=0, le=1_000_000), key("requests a second", by="api")] = 10
+    rate_limit_burst: Annotated[Count, key("requests at once", by="api")] = 20
     rate_limit_cleanup_secs: Annotated[SecondsOrNone, key("accepted for clinvoker's sake", by="api", pending=True)] = (
         180
     )
     trusted_proxies: Annotated[
-        list[str], key("proxies whose forwarded address is believed", by="api", pending=True)
+        list[str], key("proxies (addresses or networks) whose `X-Forwarded-For` is believed", by="api")
     ] = []
     max_request_body_bytes: Annotated[Count, key("a larger body is 413", by="api")] = 10_485_760
     cors_allowed_origins: Annotated[

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import ipaddress
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -220,8 +221,11 @@ class _Load:
 
     def _check(self, config: Config) -> None:
         """What a value alone does not show. A protection that was asked for and is not there stops the start."""
-        if config.server.rate_limit_enabled:
-            raise self._refusal("server.rate_limit_enabled", "this version has no rate limits: leave it false")
+        for proxy in config.server.trusted_proxies:
+            try:
+                ipaddress.ip_network(proxy, strict=False)
+            except ValueError:
+                raise self._refusal("server.trusted_proxies", f"{proxy!r} is no address or network") from None
         if config.server.api_keys_gopass_path:
             raise self._refusal("server.api_keys_gopass_path", "this version cannot read gopass: use another source")
         if "server.api_keys" in self._values and not config.server.api_keys:

@@ -12,6 +12,7 @@ ClinvkError
 ├── RequestTooLarge
 ├── TryLater                  the same request may work later
 │   ├── QueueFull
+│   ├── RateLimited           this caller asks too often
 │   ├── BackendUnavailable    no live worker offers the backend
 │   ├── BackendLimited        its vendor's limit is reached on every host
 │   ├── SessionHostUnavailable  the one host that has the session does not
@@ -96,6 +97,10 @@ class TryLater(ClinvkError):
 
 class QueueFull(TryLater):
     code = "queue_full"
+
+
+class RateLimited(TryLater):
+    code = "rate_limit_exceeded"
 
 
 class BackendUnavailable(TryLater):

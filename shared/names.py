@@ -41,6 +41,7 @@ kombu keeps beside them (`_kombu.binding.*`).
 | clinvk:sessions:{tenant}, ...|{backend}|{status} | zset | the same of a tenant, by backend and status      | while not empty     |
 | clinvk:sessionids:{tenant} | zset  | the same by id, for prefixes                                        | while not empty     |
 | clinvk:drained            | set    | hosts that an operator has taken out of service                     | until undrained     |
+| clinvk:rate:{who}         | hash   | a caller's token bucket                                             | until it is full    |
 | clinvk:chores:{host}      | list   | what a host is to remove of deleted sessions                        | session retention   |
 
 Channels: `clinvk:live:{api}` carries events to an API process, `clinvk:orders:{instance}` orders to a worker.
@@ -103,6 +104,10 @@ def group(id: str) -> str:
 
 def closed(flow_id: str) -> str:
     return "clinvk:closed:" + flow_id
+
+
+def rate(who: str) -> str:
+    return "clinvk:rate:" + who
 
 
 def chores(host: str) -> str:

@@ -203,7 +203,6 @@ def test_the_home_holds_the_file(tmp_path):
         {"CLINVK_SERVER__API_KEYS_FILE": "/dev/null"},
         {"CLINVK_SERVER__API_KEYS": "['']"},
         {"CLINVK_SERVER__API_KEYS": "['sha256:12']"},
-        {"CLINVK_SERVER__RATE_LIMIT_ENABLED": "true"},
         {"CLINVK_API_KEYS_GOPASS_PATH": "a/b"},
         {"CLINVK_SERVER__ALLOWED_WORKDIR_PREFIXES": ""},
     ],

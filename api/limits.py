@@ -1,0 +1,80 @@
+"""Limits how often a caller may ask: by key where there is one, else by the client's address."""
+
+import hashlib
+import ipaddress
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.layers import is_open, refuse
+from shared.errors import RateLimited, StoreUnavailable
+from shared.store.rates import Rates, Taken
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class RateLimit:
+    """Every answer says what is left. Where the store is away nothing is limited, since nothing is carried out either."""
+
+    def __init__(
+        self, app: ASGIApp, rates: Callable[[], Rates], *, per_s: float, burst: int, proxies: Sequence[str]
+    ) -> None:
+        self._app = app
+        self._rates = rates
+        self._per_s = per_s
+        self._burst = burst
+        self._proxies = [ipaddress.ip_network(one, strict=False) for one in proxies]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if str(scope["type"]) != "http" or is_open(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        try:
+            taken = await self._rates().take(self._who(scope), per_s=self._per_s, burst=self._burst)
+        except StoreUnavailable:
+            await self._app(scope, receive, send)
+            return
+        told = self._headers(taken)
+        if not taken.allowed:
+            message = f"more than {self._per_s:g} requests a second ({self._burst} at once) from this caller"
+            await refuse(scope, send, RateLimited(message, retry_after_s=taken.wait_s), *told)
+            return
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *told]
+            await send(message)
+
+        await self._app(scope, receive, sending)
+
+    def _who(self, scope: Scope) -> str:
+        """Never the key or the address itself: names in Redis are seen by operators."""
+        tenant = scope["state"].get("tenant")
+        if tenant and tenant != "default":
+            return "tenant:" + str(tenant)
+        address = client_address(scope.get("client"), dict(scope["headers"]), self._proxies)
+        return "address:" + hashlib.sha256(address.encode()).hexdigest()[:32]
+
+    def _headers(self, taken: Taken) -> list[tuple[bytes, bytes]]:
+        values = {"limit": self._burst, "remaining": taken.left, "reset": math.ceil(taken.full_s)}
+        found = [(f"ratelimit-{name}".encode(), str(value).encode()) for name, value in values.items()]
+        return found + [(b"x-" + name, value) for name, value in found]
+
+
+def client_address(client: object, headers: Mapping[bytes, bytes], proxies: Sequence[Network]) -> str:
+    """The address that the nearest trusted proxy saw; a header from anybody else means nothing."""
+    address = str(client[0]) if isinstance(client, tuple | list) and client else "unknown"
+    for seen in reversed(headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")):
+        if not _trusted(address, proxies) or not seen.strip():
+            break
+        address = seen.strip()
+    return address
+
+
+def _trusted(address: str, proxies: Sequence[Network]) -> bool:
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(found in proxy for proxy in proxies if proxy.version == found.version)

@@ -1,0 +1,38 @@
+"""Rate limits over two replicas, as callers see them."""
+
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+from tests.system.service import serving, until
+
+
+def test_two_replicas_hold_one_limit_and_its_delay_is_true_when_obeyed():
+    config = {
+        "CLINVK_SERVER__RATE_LIMIT_ENABLED": "true",
+        "CLINVK_SERVER__RATE_LIMIT_RPS": "10",
+        "CLINVK_SERVER__RATE_LIMIT_BURST": "20",
+        "CLINVK_API_KEYS": "k",
+    }
+    with serving(workers=0, apis=2, **config) as service:
+        with httpx.Client(headers={"x-api-key": "k"}, timeout=30) as client, ThreadPoolExecutor(20) as pool:
+            begun = time.monotonic()
+            urls = [service.apis[number % 2][1] + "/api/v1/backends" for number in range(60)]
+            answers = list(pool.map(client.get, urls))
+            took = time.monotonic() - begun
+            passed = [one for one in answers if one.status_code == 200]
+            refused = [one for one in answers if one.status_code == 429]
+
+            assert len(passed) + len(refused) == 60
+            assert 20 <= len(passed) <= 20 + math.ceil(took * 10)
+            one = refused[-1]
+            assert one.json()["error"]["code"] == "rate_limit_exceeded"
+            assert one.headers["x-should-retry"] == "true"
+            assert one.headers["ratelimit-limit"] == one.headers["x-ratelimit-limit"] == "20"
+            assert 1 <= int(one.headers["retry-after"]) <= 2
+            obeyed = time.monotonic() + int(one.headers["retry-after"])
+            until(lambda: time.monotonic() >= obeyed)
+            assert client.get(urls[0]).status_code == 200
+            assert all(httpx.get(service.apis[0][1] + "/health").status_code == 200 for _ in range(30))
