@@ -10,12 +10,13 @@ from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp
 
-from api import errors, health, openapi
+from api import errors, health, metrics, openapi
 from api.anthropic import routes as anthropic
 from api.context import Context
 from api.cors import Cors
 from api.layers import Auth, Browsers, Key, RequestIds
 from api.limits import RateLimit
+from api.metrics import HttpMetrics, Measured
 from api.native import routes as native
 from api.openai import routes as openai
 from api.paths import Paths
@@ -107,6 +108,7 @@ def create_app(config: Config, keys: Sequence[Key]) -> App:
             openai.router,
             anthropic.router,
             health.health,
+            metrics.metrics,
             openapi.openapi_json,
             openapi.docs,
             openapi.docs_asset,
@@ -132,6 +134,9 @@ def create_app(config: Config, keys: Sequence[Key]) -> App:
     if origins := config.server.cors_allowed_origins:
         max_age_s = config.server.cors_max_age
         served = Cors(served, origins, credentials=config.server.cors_allow_credentials, max_age_s=max_age_s)
+    if config.server.metrics_enabled:
+        measured = litestar.state.http_metrics = HttpMetrics()
+        served = Measured(served, measured)
     return App(Paths(RequestIds(served)), litestar)
 
 

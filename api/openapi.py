@@ -247,6 +247,16 @@ def document() -> dict[str, Any]:
                 },
             }
         }
+    paths["/metrics"] = {
+        "get": {
+            "operationId": "metrics",
+            "summary": "Prometheus metrics, where server.metrics_enabled (admin)",
+            "responses": {
+                "200": {"description": "Text format.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+                **_problems(401, 403, 404, 500, 503),
+            },
+        }
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "clinvk", "version": version("clinvk"), "description": "Agent CLIs as HTTP APIs."},

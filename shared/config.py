@@ -170,9 +170,7 @@ class Server(_Section, frozen=True):
     rate_limit_enabled: Annotated[bool, key("limit each key, or each address where there is none", by="api")] = False
     rate_limit_rps: Annotated[float, msgspec.Meta(gt=0, le=1_000_000), key("requests a second", by="api")] = 10
     rate_limit_burst: Annotated[Count, key("requests at once", by="api")] = 20
-    rate_limit_cleanup_secs: Annotated[SecondsOrNone, key("accepted for clinvoker's sake", by="api", pending=True)] = (
-        180
-    )
+    rate_limit_cleanup_secs: Annotated[SecondsOrNone, key("for clinvoker's sake", by="api", pending=True)] = 180
     trusted_proxies: Annotated[
         list[str], key("proxies (addresses or networks) whose `X-Forwarded-For` is believed", by="api")
     ] = []
@@ -188,7 +186,7 @@ class Server(_Section, frozen=True):
     blocked_workdir_prefixes: Annotated[
         list[Text], key("where no `workdir` may lie, besides the built-in list", by="worker")
     ] = []
-    metrics_enabled: Annotated[bool, key("the /metrics route", by="api", pending=True)] = False
+    metrics_enabled: Annotated[bool, key("the /metrics route; with keys, for admins", by="api")] = False
     hangup_grace_secs: Annotated[SecondsOrNone, key("how long a run goes on when nobody follows it any more")] = 10
     stream_hold_secs: Annotated[
         SecondsOrNone, key("how long a stream's status waits for the first event", by="api")
@@ -223,6 +221,13 @@ class Worker(_Section, frozen=True):
     ] = 10
     shutdown_grace_secs: Annotated[SecondsOrNone, key("how long running runs may go on at shutdown")] = 30
     idle_timeout_secs: Annotated[Seconds, key("a CLI that prints nothing for so long is ended", by="worker")] = 600
+    pass_over_secs: Annotated[
+        SecondsOrNone,
+        key(
+            "how long a host takes no runs of a backend whose login or limit has failed there; 0: it goes on",
+            by="worker",
+        ),
+    ] = 60
 
 
 class QueueConfig(_Section, frozen=True):

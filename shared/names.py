@@ -42,6 +42,7 @@ kombu keeps beside them (`_kombu.binding.*`).
 | clinvk:sessionids:{tenant} | zset  | the same by id, for prefixes                                        | while not empty     |
 | clinvk:drained            | set    | hosts that an operator has taken out of service                     | until undrained     |
 | clinvk:rate:{who}         | hash   | a caller's token bucket                                             | until it is full    |
+| clinvk:totals             | hash   | what `/metrics` counts: ends, waits, durations, tokens, by backend  | always              |
 | clinvk:chores:{host}      | list   | what a host is to remove of deleted sessions                        | session retention   |
 
 Channels: `clinvk:live:{api}` carries events to an API process, `clinvk:orders:{instance}` orders to a worker.
@@ -57,6 +58,7 @@ UNFOLLOWED = "clinvk:unfollowed"
 IMPATIENT = "clinvk:impatient"
 DUE = "clinvk:due"
 DRAINED = "clinvk:drained"
+TOTALS = "clinvk:totals"
 SESSIONS = "clinvk:sessions"
 TURN = "clinvk:turn"
 LIMITS = "clinvk:limits"

@@ -87,7 +87,7 @@ class Side:
         at_once = {name: count for name in backends if (count := config.backend(name).max_concurrency)}
         self.gate = Gate(at_once, config.worker.concurrency)
         self._stage = Stage(config, home, os.environ)
-        marks = Marks(time.time)
+        marks = Marks(time.time, config.worker.pass_over_secs)
         self._publisher = Publisher(Events(scripts))
         self.runner = Runner(
             runs,

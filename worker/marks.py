@@ -7,7 +7,6 @@ import msgspec
 from shared.host import Readiness
 from shared.run import Failure
 
-_AGAIN_S = 60.0  # a login is tried again after so long: only a run can tell whether it works
 _LONGEST_S = 6 * 3600.0
 
 
@@ -20,23 +19,29 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class Marks:
-    """`changed` is called when a mark comes or goes, so that the fleet is told at once."""
+    """A login, and a limit whose end the vendor did not tell, is tried again after `again_s`, since only a run can tell;
+    0: nothing is ever marked. `changed` is called when a mark comes or goes, so that the fleet is told at once."""
 
-    def __init__(self, now: Callable[[], float], changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, now: Callable[[], float], again_s: float = 60.0, changed: Callable[[], None] = lambda: None
+    ) -> None:
         self._now = now
+        self._again_s = again_s
         self._marks: dict[str, Mark] = {}
         self.changed = changed
 
     def see(self, backend: str, failure: Failure | None) -> None:
         """How a run of the backend has ended; None: well."""
+        if self._again_s <= 0:
+            return
         match None if failure is None else failure.code:
             case None:
                 if self._marks.pop(backend, None) is not None:
                     self.changed()
             case "backend_login":
-                self._mark(backend, Readiness.NOT_LOGGED_IN, failure, _AGAIN_S)
+                self._mark(backend, Readiness.NOT_LOGGED_IN, failure, self._again_s)
             case "backend_limited":
-                wait_s = _AGAIN_S if failure is None or failure.retry_after_s is None else failure.retry_after_s
+                wait_s = self._again_s if failure is None or failure.retry_after_s is None else failure.retry_after_s
                 self._mark(backend, Readiness.LIMITED, failure, min(max(wait_s, 1.0), _LONGEST_S))
             case _:
                 pass

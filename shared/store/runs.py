@@ -224,6 +224,16 @@ class Runs:
             await self._redis("ZREM", name, *gone)
         return [run for run in runs if run is not None], total - len(gone)
 
+    async def totals(self) -> dict[str, int]:
+        """What has been counted of all runs since the store began, by the names that `lib.lua` gives."""
+        flat = await self._redis("HGETALL", names.TOTALS)
+        return {text(flat[i]): int(flat[i + 1]) for i in range(0, len(flat), 2)}
+
+    async def oldest_s(self, now_s: float) -> float:
+        """For how long the first of the waiting runs has waited; 0 where none does."""
+        found = await self._redis("ZRANGE", names.WAITING, 0, 0, "WITHSCORES")
+        return max(now_s - float(found[1]) / 1000, 0.0) if found else 0.0
+
     async def position(self, run_id: str) -> int | None:
         """A waiting run's place by its time of coming, 1 for the first; turns and priority may let it go earlier."""
         rank = await self._redis("ZRANK", names.WAITING, run_id)

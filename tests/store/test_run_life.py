@@ -9,7 +9,7 @@ import pytest
 from shared import event, names
 from shared.errors import LogExpired, QueueFull
 from shared.event import Message
-from shared.run import Failure, Outcome, Status
+from shared.run import Failure, Outcome, Status, Usage
 from shared.store.events import Batch
 from shared.store.followers import Followers
 from shared.sweep import Sweeper
@@ -362,5 +362,30 @@ def test_a_queue_that_nobody_offers_any_more_is_forgotten(on_store):
 
         assert await store.redis("SMEMBERS", names.QUEUES) == []
         assert await store.redis("KEYS", "clinvk:room:*") == []
+
+    on_store(test)
+
+
+def test_every_end_is_counted_once(on_store):
+    async def test(store: Store) -> None:
+        await store.worker()
+        good, bad, early = [await store.add() for _ in range(3)]
+        for spec, failure in ((good, None), (bad, Failure("backend_login", "m", "login"))):
+            claim = await store.claim(spec)
+            for _ in range(2):
+                outcome = Outcome(exit_code=0, failure=failure, usage=Usage(10, 4, 0, 1))
+                await store.runs.end(claim, outcome, retryable=False, first=1, events=[])
+        await store.runs.cancel(early, CANCELLED)
+
+        totals = await store.runs.totals()
+
+        ends = {name: count for name, count in totals.items() if name.startswith("ended|")}
+        assert ends == {
+            "ended|echo|succeeded|": 1,
+            "ended|echo|failed|backend_login": 1,
+            "ended|echo|cancelled|cancelled": 1,
+        }
+        assert (totals["tokens|echo|input"], totals["tokens|echo|reasoning"]) == (20, 2)
+        assert sum(count for name, count in totals.items() if name.startswith("took|")) == 2
 
     on_store(test)

@@ -95,7 +95,8 @@ class Service:
         self.folder = Path(tempfile.mkdtemp(prefix="clinvk-system-"))
         self.redis = RedisServer(fsync)
         self.marker = f"CLINVK_TEST_MARK={self.folder.name}"
-        self.config = {"CLINVK_WORKER__LEASE_SECS": "4", **config}
+        # Most tests make a CLI fail on purpose, and go on with the same host.
+        self.config = {"CLINVK_WORKER__LEASE_SECS": "4", "CLINVK_WORKER__PASS_OVER_SECS": "0", **config}
         self.apis: list[tuple[Proc, str]] = []
         self.workers: list[Proc] = []
 

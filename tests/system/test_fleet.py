@@ -44,7 +44,7 @@ def host(service: Service, number: int, *clis: str) -> None:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with serving(workers=0) as service:
+    with serving(workers=0, CLINVK_WORKER__PASS_OVER_SECS="60") as service:
         host(service, 0, "claude")
         host(service, 1, "codex", "gemini")
         host(service, 2, "claude", "codex", "gemini")
@@ -156,7 +156,7 @@ def test_a_host_that_is_killed_is_passed_over_and_comes_back(service, base):
 
 
 def test_nobody_offers_it_is_told_at_once_and_a_limit_of_all_is_the_vendors():
-    with serving(workers=0) as service:
+    with serving(workers=0, CLINVK_WORKER__PASS_OVER_SECS="60") as service:
         base = service.apis[0][1]
         assert prompt(base, "claude").status_code == 503
         host(service, 0, "claude")

@@ -249,12 +249,43 @@ local function close_log(id, seq, status, outcome, event, now)
   redis.call('DEL', P .. 'followers:' .. id)
 end
 
+-- What operators count, by backend: kept here, so that it is right whatever processes there are. `le` are seconds.
+local BUCKETS = { 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600 }
+
+local function observe(what, backend, ms)
+  local le = '+Inf'
+  for _, bucket in ipairs(BUCKETS) do
+    if ms <= bucket * 1000 then
+      le = tostring(bucket)
+      break
+    end
+  end
+  redis.call('HINCRBY', P .. 'totals', what .. '|' .. backend .. '|' .. le, 1)
+  redis.call('HINCRBY', P .. 'totals', what .. '_ms|' .. backend, int(math.max(ms, 0)))
+end
+
+local function count(queue, status, outcome, created, started, now)
+  local backend = string.match(queue, '^[^@]+')
+  local code = ''
+  if status ~= 'succeeded' then code = string.match(outcome, '"failure":{"code":"([%w_]+)"') or 'unknown' end
+  redis.call('HINCRBY', P .. 'totals', 'ended|' .. backend .. '|' .. status .. '|' .. code, 1)
+  if started then
+    observe('wait', backend, tonumber(started) - tonumber(created))
+    observe('took', backend, now - tonumber(started))
+  end
+  for _, kind in ipairs({ 'input', 'output', 'cached', 'reasoning' }) do
+    local tokens = string.match(outcome, '"' .. kind .. '_tokens":(%d+)')
+    if tokens and tokens ~= '0' then redis.call('HINCRBY', P .. 'totals', 'tokens|' .. backend .. '|' .. kind, tokens) end
+  end
+end
+
 -- The one way in which a run ends. `event` is its last; its sequence is filled in here. A flow whose run has ended is
 -- due to be carried on; who ends a run does so, and the sweep where that one died.
 local function finish(id, status, outcome, event, now)
   local run = P .. 'run:' .. id
-  local was = redis.call('HMGET', run, 'status', 'queue', 'tenant', 'group', 'lane')
+  local was = redis.call('HMGET', run, 'status', 'queue', 'tenant', 'group', 'lane', 'created', 'started')
   local group = was[4]
+  count(was[2], status, outcome, was[6], was[7], now)
   local seq = redis.call('HINCRBY', run, 'seq', 1)
   event = string.gsub(event, '"sequence":0,', '"sequence":' .. seq .. ',', 1)
   close_log(id, seq, status, outcome, event, now)
