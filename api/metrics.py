@@ -175,7 +175,7 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
         await ctx.runs.totals(),
         await ctx.runs.counts(),
         await ctx.runs.oldest_s(ctx.now()),
-        await ctx.dispatch.fleet(),
+        await ctx.dispatch.fleet(fresh=True),
     )
     registry = CollectorRegistry()
     registry.register(_Found(families))
