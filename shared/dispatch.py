@@ -122,7 +122,7 @@ class Dispatch:
         for lane, spec in enumerate(flow.lanes):
             try:
                 queue, _ = await self.admit(spec)
-            except (BackendNotFound, BackendUnavailable) as error:
+            except (BackendNotFound, TryLater) as error:
                 if flow.kind != "compare":
                     raise named(error, _LANES[flow.kind], lane) from error
                 closed[lane] = Failure(error.code, error.message, error.code)
@@ -132,8 +132,8 @@ class Dispatch:
                 begun.append((spec, queue))
         if flow.kind == "chain":
             begun = begun[:1]
-        await self._flows.close(flow.id, closed)
         await self._flows.add(flow, begun, follower=follower, sticky=sticky, max_depth=self._max_depth)
+        await self._flows.close(flow.id, closed)
         if not begun or flow.kind == "compare":
             await self.carry_on(flow.id)
 
@@ -174,7 +174,7 @@ class Dispatch:
     async def _end_flow(self, record: FlowRecord, status: FlowStatus) -> None:
         outcome = closing(record, status)
         spec = RunSpec(id=record.flow.id, tenant=record.flow.tenant, backend="flow", prompt="")
-        ended = await self._flows.end(record.flow.id, status, outcome, last_event(spec, outcome))
+        ended = await self._flows.end(record.flow, status, outcome, last_event(spec, outcome))
         hosts = {run.host for run in record.runs.values() if run.host is not None and run.spec.workspace is not None}
         if ended:
             for host in hosts:
@@ -195,13 +195,13 @@ class Dispatch:
 _LANES = {"parallel": "tasks", "chain": "steps", "compare": "backends"}
 
 
-def named(error: BackendUnavailable | InvalidRequest, lanes: str, lane: int) -> ClinvkError:
+def named(error: TryLater | InvalidRequest, lanes: str, lane: int) -> ClinvkError:
     """The same refusal, with the lane that it is about."""
     where = f"{lanes}[{lane}]"
     if isinstance(error, InvalidRequest):
         field = f"{where}.{error.field}" if error.field else where
         return type(error)(f"{where}: {error.message}", field=field, issue=error.message)
-    return BackendUnavailable(f"{where}: {error.message}", retry_after_s=error.retry_after_s)
+    return type(error)(f"{where}: {error.message}", retry_after_s=error.retry_after_s)
 
 
 def _matching(fleet: Sequence[Instance], spec: RunSpec) -> list[tuple[Instance, BackendState]]:

@@ -10,6 +10,7 @@ import msgspec
 from shared.run import Failure, Outcome, Run, RunSpec, Status
 
 PREVIOUS_FAILED = "previous_failed"
+LONGEST_PROMPT = 16 << 20  # characters, once its placeholders are filled in
 
 
 class FlowStatus(enum.StrEnum):
@@ -110,8 +111,12 @@ def _next_step(record: FlowRecord) -> Next:
                 close[lane] = Failure("previous_failed", message, PREVIOUS_FAILED)
                 break
         else:
-            prompt = fill(spec.prompt, lane, record.flow.names, outputs)
-            return Next(close=close, start=msgspec.structs.replace(spec, prompt=prompt))
+            length = len(spec.prompt) + sum(len(outputs[n]) for n in wants(spec.prompt, lane, record.flow.names))
+            if length <= LONGEST_PROMPT:
+                prompt = fill(spec.prompt, lane, record.flow.names, outputs)
+                return Next(close=close, start=msgspec.structs.replace(spec, prompt=prompt))
+            message = f"its prompt would have {length} characters; the most is {LONGEST_PROMPT}"
+            close[lane] = Failure("request_too_large", message, "prompt_too_large")
         if record.flow.fail_fast:
             break
     if close:  # looked at again with these in place

@@ -36,6 +36,7 @@ kombu keeps beside them (`_kombu.binding.*`).
 | clinvk:line:group:{id}, clinvk:held:group:{id} | list, set | its runs that wait for its window, and those in it | while not empty |
 | clinvk:closed:{flow}      | hash   | lane -> failure, of lanes that got no run                           | retention after end |
 | clinvk:flows:{tenant}     | zset   | flow ids of a tenant by creation time                               | retention           |
+| clinvk:grouped            | zset   | runs that wait for their flow's or session's own window             | always              |
 | clinvk:due                | zset   | flows that are to be carried on, by since when (ms)                 | until carried on    |
 | clinvk:sessions           | zset   | all sessions by last use (ms)                                       | while not empty     |
 | clinvk:sessions:{tenant}, ...|{backend}|{status} | zset | the same of a tenant, by backend and status      | while not empty     |
@@ -57,6 +58,7 @@ RUNNING = "clinvk:running"
 UNFOLLOWED = "clinvk:unfollowed"
 IMPATIENT = "clinvk:impatient"
 DUE = "clinvk:due"
+GROUPED = "clinvk:grouped"
 DRAINED = "clinvk:drained"
 TOTALS = "clinvk:totals"
 SESSIONS = "clinvk:sessions"

@@ -149,6 +149,8 @@ class _Link:
                 self._break(error if isinstance(error, Exception) else RedisConnectionError("interrupted"))
             for future in futures:
                 _forget(future)
+            if isinstance(error, RuntimeError):  # asyncio's, for a transport that has been closed meanwhile
+                raise RedisConnectionError(str(error)) from error
             raise
         try:
             return [await future for future in futures]

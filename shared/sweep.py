@@ -92,7 +92,10 @@ class Sweeper:
             elif (run := await self._runs.get(run_id)) is not None:
                 await self._runs.cancel(run.spec, HUNG_UP, "unfollowed")
         for flow_id in due:  # whoever ended its run died before it carried the flow on
-            await self._dispatch.carry_on(flow_id)
+            try:
+                await self._dispatch.carry_on(flow_id)
+            except ClinvkError as error:  # one flow's trouble is not the others'
+                _log.warning("flow %s cannot be carried on: %s", flow_id, error.message)
         for session_id in old:
             await self._sessions.forget(session_id, idle_since_s=time.time() - self._session_s)
         return len(lost) == _LIMIT or len(overdue) == _LIMIT

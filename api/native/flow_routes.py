@@ -40,10 +40,8 @@ async def create_chain(request: Req) -> Response[Any]:
 
 @post("/compare", status_code=200)
 async def create_compare(request: Req) -> Response[Any]:
-    window = context_of(request).config.parallel.max_workers
-    return await _carried_out(
-        request, lambda raw, make: flow_view.compare(parse(raw, CompareBody), make, window=window)
-    )
+    most = context_of(request).config.parallel.max_window
+    return await _carried_out(request, lambda raw, make: flow_view.compare(parse(raw, CompareBody), make, most=most))
 
 
 async def _carried_out(request: Req, made: Callable[[bytes, flow_view.Maker], Flow]) -> Response[Any]:
@@ -55,19 +53,22 @@ async def _carried_out(request: Req, made: Callable[[bytes, flow_view.Maker], Fl
     flow = _marked(flow, print_)
     sticky = flow.kind == "chain" and flow.lanes[0].workspace is not None
     detached = "respond-async" in request.headers.get("prefer", "")
-    follower = None if detached else ctx.relay.expect(flow.id)
-    try:
-        await ctx.dispatch.submit_flow(flow, follower=None if detached else ctx.relay.api, sticky=sticky)
-        record = await _found(request, flow.id)
-        if record.flow.reply["fingerprint"] != print_:
+    if "idempotency-key" in request.headers and (record := await ctx.flows.get(flow.id)) is not None:
+        if record.flow.tenant != flow.tenant or record.flow.reply["fingerprint"] != print_:
             raise InvalidRequest(
                 "this Idempotency-Key came with another body before; a new request needs a new key",
                 field="Idempotency-Key",
             )
-    except BaseException:
-        if follower is not None:
-            await follower.close()
-        raise
+        follower = None if detached else await ctx.relay.follow(flow.id, 0)
+    else:
+        follower = None if detached else ctx.relay.expect(flow.id)
+        try:
+            await ctx.dispatch.submit_flow(flow, follower=None if detached else ctx.relay.api, sticky=sticky)
+            record = await _found(request, flow.id)
+        except BaseException:
+            if follower is not None:
+                await follower.close()
+            raise
     if follower is None:
         headers = {"location": f"/api/v1/flows/{flow.id}", "preference-applied": "respond-async"}
         return json(flow_view.shown(record), headers, status=202)
@@ -112,7 +113,11 @@ async def list_flows(request: Req) -> Response[bytes]:
     ctx = context_of(request)
     limit, offset = number(request, "limit", 20, 1, 100), number(request, "offset", 0, 0, 1_000_000)
     ids, total = await ctx.flows.list(tenant_of(request), limit=limit, offset=offset)
-    found = [record for id in ids if (record := await ctx.flows.get(id)) is not None]
+    records = {id: await ctx.flows.get(id) for id in ids}
+    gone = [id for id, record in records.items() if record is None]
+    await ctx.flows.drop(tenant_of(request), gone)
+    total -= len(gone)
+    found = [record for record in records.values() if record is not None]
     shown = [
         {
             "flow_id": record.flow.id,

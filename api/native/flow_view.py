@@ -1,5 +1,6 @@
 """Flows made of native bodies, and shown in the ancestor's shapes; pure."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from shared.flow import Flow, FlowRecord, unknown_names
 from shared.run import Failure, RunSpec
 
 MOST_LANES = 1000
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
+_SESSION = re.compile(r"\{\{\s*session\s*\}\}").search
 
 
 class Maker:
@@ -79,9 +83,13 @@ def chain(body: ChainBody, make: Maker) -> Flow:
     lanes = []
     for lane, step in enumerate(steps):
         where = f"steps[{lane}]"
+        if step.name and not _NAME(step.name):
+            raise InvalidRequest(
+                f"{where}.name: {step.name!r} must be of letters, digits, - and _", field=f"{where}.name"
+            )
         if step.name and names.index(step.name) != lane:
             raise InvalidRequest(f"{where}.name: {step.name!r} stands twice", field=f"{where}.name")
-        if "{{session}}" in step.prompt:
+        if _SESSION(step.prompt):
             raise UnsupportedParameter(f"{where}.prompt: {{{{session}}}} is not offered", field=f"{where}.prompt")
         if strange := unknown_names(step.prompt, lane, names):
             raise InvalidRequest(
@@ -99,7 +107,7 @@ def chain(body: ChainBody, make: Maker) -> Flow:
     )
 
 
-def compare(body: CompareBody, make: Maker, *, window: int) -> Flow:
+def compare(body: CompareBody, make: Maker, *, most: int) -> Flow:
     """Raises: InvalidRequest."""
     _bounds(body.backends, "backends")
     lanes = []
@@ -127,7 +135,7 @@ def compare(body: CompareBody, make: Maker, *, window: int) -> Flow:
         tenant=make.tenant,
         kind="compare",
         lanes=tuple(lanes),
-        window=1 if body.sequential else max(window, len(lanes)),
+        window=1 if body.sequential else min(len(lanes), most),
         reply={"prompt": body.prompt, "backends": [lane.backend for lane in lanes]},
     )
 

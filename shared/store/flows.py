@@ -66,9 +66,10 @@ class Flows:
         """No more of its runs start. Returns whether it is to be stopped; the runs that there are must be cancelled."""
         return text(await self._scripts("stop_flow", flow_id, _encode(failure), condition, int(alone_s * 1000))) != ""
 
-    async def end(self, flow_id: str, status: FlowStatus, outcome: Outcome, event: bytes) -> bool:
-        """Returns whether this call has ended it."""
-        return text(await self._scripts("end_flow", flow_id, status.value, _encode(outcome), event)) == "ended"
+    async def end(self, flow: Flow, status: FlowStatus, outcome: Outcome, event: bytes) -> bool:
+        """Its runs are kept as long as it is. Returns whether this call has ended it."""
+        runs = [spec.id for spec in flow.lanes]
+        return text(await self._scripts("end_flow", flow.id, status.value, _encode(outcome), event, *runs)) == "ended"
 
     async def glance(self, flow_id: str) -> bool:
         """Whether there is anything to decide; else it is due no more."""
@@ -110,3 +111,8 @@ class Flows:
             [("ZREVRANGE", name, offset, offset + limit - 1), ("ZCARD", name)],
         )
         return texts(found), int(total)
+
+    async def drop(self, tenant: str, ids: Sequence[str]) -> None:
+        """Records that have expired leave the list."""
+        if ids:
+            await self._redis("ZREM", names.flows(tenant), *ids)

@@ -203,7 +203,9 @@ class Runs:
     async def expire(self, spec: RunSpec, failure: Failure) -> str:
         """Ends a running run whose lease has run out. Returns ended, again or kept."""
         outcome = Outcome(failure=failure)
-        return text(await self._scripts("expire", spec.id, _encode(outcome), last_event(spec, outcome)))
+        return text(
+            await self._scripts("expire", spec.id, outcome.status.value, _encode(outcome), last_event(spec, outcome))
+        )
 
     async def get(self, run_id: str) -> Run | None:
         return (await self.get_many([run_id]))[0]
@@ -241,10 +243,10 @@ class Runs:
 
     async def counts(self) -> dict[str, int]:
         """How many runs wait, are queued, are running."""
-        waiting, queued, running = await self._redis.all(
-            [("ZCARD", name) for name in (names.WAITING, names.QUEUED, names.RUNNING)]
+        waiting, grouped, queued, running = await self._redis.all(
+            [("ZCARD", name) for name in (names.WAITING, names.GROUPED, names.QUEUED, names.RUNNING)]
         )
-        return {"waiting": waiting, "queued": queued, "running": running}
+        return {"waiting": waiting + grouped, "queued": queued, "running": running}
 
 
 def _seconds(value: bytes | None) -> float | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from shared import names
 from shared.flow import Flow, FlowStatus
 from shared.ids import new_id
 from shared.run import Failure, Outcome, RunSpec, Status
@@ -203,5 +204,56 @@ def test_a_submit_whose_answer_was_lost_is_one_flow(on_store):
 
         assert sorted(await store.hints()) == sorted(spec.id for spec in made.lanes)[: len(await store.hints())]
         assert (await store.flows.list("t", limit=10, offset=0))[1] == 1
+
+    on_store(test)
+
+
+def test_the_runs_of_a_flow_are_kept_as_long_as_it_lives_and_then_as_long_as_it_is_kept(on_store):
+    async def test(store: Store) -> None:
+        await store.worker()
+        made = flow("chain", "one", "two")
+        await store.dispatch.submit_flow(made, follower=None)
+        await end(store, made.lanes[0])
+        first = names.run(made.lanes[0].id)
+        assert await store.redis("PTTL", first) == -1
+        await store.dispatch.carry_on(made.id)
+        await end(store, made.lanes[1])
+
+        await store.dispatch.carry_on(made.id)
+
+        assert 0 < await store.redis("PTTL", first) <= 60_000
+        assert 0 < await store.redis("PTTL", names.run(made.id)) <= 60_000
+
+    on_store(test)
+
+
+def test_what_waits_for_its_own_flow_is_not_overdue_and_takes_no_place_from_others(on_store):
+    async def test(store: Store) -> None:
+        await store.worker()
+        made = flow("parallel", *"abcdef", window=1)
+        await store.dispatch.submit_flow(made, follower=None)
+
+        assert await store.redis("ZCARD", names.WAITING) == 0
+        assert (await store.runs.counts())["waiting"] == 5
+        other = await store.add(max_depth=1)
+
+        assert await store.status(other) is Status.QUEUED
+
+    on_store(test)
+
+
+def test_what_is_filled_in_has_a_limit(on_store):
+    async def test(store: Store) -> None:
+        await store.worker()
+        made = flow("chain", "one", "{{previous}}" * 20, "three")
+        await store.dispatch.submit_flow(made, follower=None)
+        await end(store, made.lanes[0], output="x" * (1 << 20))
+
+        await store.dispatch.carry_on(made.id)
+
+        record = await store.flows.get(made.id)
+        assert record is not None
+        assert record.closed[1].code == "request_too_large"
+        assert record.runs[2].status is Status.QUEUED
 
     on_store(test)

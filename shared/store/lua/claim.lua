@@ -22,7 +22,7 @@ redis.call('ZREM', P .. 'queued', id)
 redis.call('ZREM', P .. 'impatient', id)
 redis.call('ZADD', P .. 'running', int(now + LEASE_MS), id)
 if was[6] and redis.call('HGET', P .. 'group:' .. was[6], 'sticky') then
-  redis.call('HSETNX', P .. 'group:' .. was[6], 'host', ARGV[3])
+  redis.call('HSET', P .. 'group:' .. was[6], 'host', ARGV[3])
   if redis.call('EXISTS', P .. 'session:' .. was[6]) == 1 then
     redis.call('HSET', P .. 'session:' .. was[6], 'host', ARGV[3])
   end

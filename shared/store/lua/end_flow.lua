@@ -1,4 +1,4 @@
--- flow, status, outcome, last event -> 'ended' | final status | ''
+-- flow, status, outcome, last event, run… -> 'ended' | final status | ''
 local flow = ARGV[1]
 local run = P .. 'run:' .. flow
 local status = redis.call('HGET', run, 'status')
@@ -9,4 +9,8 @@ close_log(flow, seq, ARGV[2], ARGV[3], event, now_ms())
 redis.call('PEXPIRE', P .. 'closed:' .. flow, RETENTION_MS)
 redis.call('DEL', P .. 'group:' .. flow, P .. 'line:group:' .. flow, P .. 'held:group:' .. flow)
 redis.call('ZREM', P .. 'due', flow)
+for i = 5, #ARGV do
+  redis.call('PEXPIRE', P .. 'run:' .. ARGV[i], RETENTION_MS)
+  redis.call('PEXPIRE', P .. 'events:' .. ARGV[i], RETENTION_MS)
+end
 return 'ended'

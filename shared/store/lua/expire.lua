@@ -1,4 +1,4 @@
--- id, outcome, last event -> 'ended' | 'again' | 'kept'. Ends a run whose lease has run out; its worker is dead.
+-- id, status, outcome, last event -> 'ended' | 'again' | 'kept'. Ends a run whose lease has run out; its worker is dead.
 local id = ARGV[1]
 local now = now_ms()
 local run = P .. 'run:' .. id
@@ -13,5 +13,5 @@ if tonumber(was[2] or '0') > 0 and not was[3] then
   again(id, now)
   return 'again'
 end
-finish(id, 'failed', ARGV[2], ARGV[3], now)
+finish(id, ARGV[2], ARGV[3], ARGV[4], now)
 return 'ended'

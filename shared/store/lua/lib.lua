@@ -76,7 +76,16 @@ local function append(id, seq, first, at, count, mail)
     redis.call('HSET', P .. 'run:' .. id, 'seq', int(first + count - 1))
     publish(id, first + count - #new, new, mail)
     local of = redis.call('HMGET', P .. 'run:' .. id, 'group', 'lane')
-    if is_flow(of[1]) then mirror(id, of[1], of[2], new, mail) end
+    if is_flow(of[1]) then
+      mirror(id, of[1], of[2], new, mail)
+    elseif of[1] then  -- should its worker be lost, the next turn still goes on with the CLI's own session
+      for _, event in ipairs(new) do
+        local cli_id = string.sub(event, 1, 14) == '{"type":"init"' and string.match(event, '"backend_session_id":"([^"]+)"')
+        if cli_id and redis.call('EXISTS', P .. 'session:' .. of[1]) == 1 then
+          redis.call('HSET', P .. 'session:' .. of[1], 'cli_id', cli_id)
+        end
+      end
+    end
   end
 end
 
@@ -123,7 +132,7 @@ end
 local function stand_in_line(id, queue, tenant, priority, now)
   local place = redis.call('INCR', P .. 'turn')
   if priority == 'batch' then place = place + 1e15 end
-  redis.call('ZADD', P .. 'waiting', 'NX', int(now), id)
+  redis.call('ZADD', P .. 'waiting', int(now), id)
   redis.call('ZADD', P .. 'line:' .. queue .. '|' .. tenant, int(place), id)
   redis.call('ZADD', P .. 'turns:' .. queue, 'NX', redis.call('INCR', P .. 'turn'), tenant)
   redis.call('SADD', P .. 'lines:' .. tenant, queue)
@@ -141,10 +150,11 @@ local function advance(group, now)
     local was = redis.call('HMGET', P .. 'run:' .. id, 'status', 'queue', 'tenant', 'priority')
     if was[1] == 'waiting' then
       local queue = was[2]
-      if g[3] and not string.find(queue, '@', 1, true) then
-        queue = queue .. '@' .. g[3]
+      if g[3] then  -- whatever its labels: what it needs is there
+        queue = string.match(queue, '^[^@]+') .. '@' .. g[3]
         redis.call('HSET', P .. 'run:' .. id, 'queue', queue)
       end
+      redis.call('ZREM', P .. 'grouped', id)
       redis.call('SADD', held, id)
       stand_in_line(id, queue, was[3], was[4], now)
       release(queue, now)
@@ -165,7 +175,7 @@ local function create(id, tenant, queue, spec, priority, retry, now, group, lane
     release(queue, now)
   else
     redis.call('HSET', run, 'group', group, 'lane', lane)
-    redis.call('ZADD', P .. 'waiting', int(now), id)
+    redis.call('ZADD', P .. 'grouped', int(now), id)
     redis.call('RPUSH', P .. 'line:group:' .. group, id)
     advance(group, now)
   end
@@ -213,6 +223,7 @@ end
 -- Takes a run out of every line and window that it stands in, and lets the next ones in.
 local function leave(id, queue, tenant, status, now)
   redis.call('ZREM', P .. 'waiting', id)
+  redis.call('ZREM', P .. 'grouped', id)
   redis.call('ZREM', P .. 'queued', id)
   redis.call('ZREM', P .. 'running', id)
   if status == 'waiting' then
@@ -291,6 +302,9 @@ local function finish(id, status, outcome, event, now)
   close_log(id, seq, status, outcome, event, now)
   if is_flow(group) then
     mirror(id, group, was[5], { event })
+    -- Its flow may need it for longer than an ended run is kept; the flow's end sets its time.
+    redis.call('PERSIST', run)
+    redis.call('PERSIST', P .. 'events:' .. id)
     redis.call('HINCRBY', P .. 'run:' .. group, 'ends', 1)
     local fast = redis.call('HGET', P .. 'group:' .. group, 'fast')
     if fast and status ~= 'succeeded' then redis.call('HSETNX', P .. 'group:' .. group, 'stop', fast) end

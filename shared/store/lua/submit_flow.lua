@@ -6,7 +6,7 @@ local run = P .. 'run:' .. flow
 local status = redis.call('HGET', run, 'status')
 if status then return { status } end
 local depth = redis.call('ZCARD', P .. 'waiting')
-if depth + count > tonumber(ARGV[7]) then return { 'full', depth } end
+if depth + math.min(count, tonumber(ARGV[5])) > tonumber(ARGV[7]) then return { 'full', depth } end
 local now = now_ms()
 redis.call('HSET', run, 'flow', ARGV[3], 'tenant', tenant, 'status', 'running', 'created', int(now), 'seq', 0, 'ends', 0)
 redis.call('HSET', P .. 'group:' .. flow, 'window', ARGV[5])
