@@ -7,10 +7,10 @@ from typing import Any
 
 from litestar import Response
 
-from api.context import Context
+from api.context import Context, context_of
 from api.conversation import Talk
 from api.errors import RunFailed
-from api.exchange import NOBODY, Exchange, Req, json, patience_of, request_id_of, resumed, tenant_of
+from api.exchange import NOBODY, Exchange, Req, found, json, patience_of, request_id_of, resumed, tenant_of
 from api.models import Route, listed, route
 from api.thoughts import Thoughts
 from shared.errors import InvalidRequest, NotFound
@@ -31,6 +31,8 @@ def routed(ctx: Context, name: str) -> Route:
     """Raises: InvalidRequest, ModelNotFound."""
     if not name.strip():
         raise InvalidRequest("model must not be blank", field="model")
+    if len(name) > 200 or not name.isprintable():
+        raise InvalidRequest("model must be a name of at most 200 printable characters", field="model")
     config = ctx.config
     return route(name, default=config.default_backend, aliases=config.model_aliases, strict=config.strict_models)
 
@@ -118,8 +120,14 @@ async def whole(
     return json(shape(run, thoughts.text), headers(run.spec, able, ignored, run))
 
 
-async def gone_on(request: Req, run_id: str, dialect: str) -> Exchange:
+async def gone_on(request: Req, run_id: str, sequence: int, dialect: str) -> Exchange:
     """A stream of this dialect that is taken up again. Raises: NotFound."""
+    run = await found(context_of(request), run_id, tenant_of(request))
+    if sequence > run.sequence:
+        raise InvalidRequest(
+            f"the run {run_id} has only {run.sequence} events so far; {sequence} is beyond the last",
+            field="Last-Event-ID",
+        )
     exchange = await resumed(request, run_id, tenant_of(request))
     if exchange.spec.dialect != dialect or exchange.spec.reply.get("response"):
         await exchange.leave()

@@ -49,6 +49,10 @@ class Conversation:
         self._turns.append(Turn(role=role, text=text, attachments=tuple(attachments)))
 
     @property
+    def system(self) -> str:
+        return "\n\n".join(self._system)
+
+    @property
     def turns(self) -> tuple[Turn, ...]:
         return tuple(self._turns)
 

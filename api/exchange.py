@@ -12,7 +12,7 @@ from api import stream
 from api.context import Context, context_of
 from api.errors import RunFailed
 from api.relay import Follower
-from shared.errors import InvalidRequest, LogExpired, NotFound, StoreUnavailable
+from shared.errors import BackendUnavailable, InvalidRequest, LogExpired, NotFound, StoreUnavailable
 from shared.run import Failure, Run, RunSpec
 from shared.store.runs import Added, Same
 
@@ -57,6 +57,8 @@ class Exchange:
 
         async def ended() -> None:
             while not follower.ended:
+                if self._ctx.closing.is_set():
+                    raise BackendUnavailable("this replica is shutting down; ask again", retry_after_s=1)
                 try:
                     lines = await follower.next(60.0)
                     if see is not None:

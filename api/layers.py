@@ -155,15 +155,11 @@ class Auth:
 
     def _key(self, scope: Scope) -> Key | None:
         headers = dict(scope["headers"])
-        given = headers.get(b"x-api-key", b"")
         scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() == b"bearer":
-            given = bearer.strip()
-        if not given:
-            return None
-        digest = hashlib.sha256(given).digest()
+        given = [headers.get(b"x-api-key", b""), bearer.strip() if scheme.lower() == b"bearer" else b""]
         found = None
-        for key in self._keys:  # all of them, so that the time tells nothing
-            if hmac.compare_digest(digest, key.sha256):
-                found = key
+        for digest in [hashlib.sha256(value).digest() for value in given if value]:
+            for key in self._keys:  # all of them, so that the time tells nothing
+                if hmac.compare_digest(digest, key.sha256):
+                    found = key
         return found

@@ -30,10 +30,22 @@ def one_line(data: bytes) -> bytes:
     return data
 
 
+def with_id(told: bytes, id: bytes) -> bytes:
+    """Gives the last of some server-sent events an id, so that whoever has the id has all of them."""
+    at = told.rfind(b"\n\n", 0, len(told) - 2)
+    at = 0 if at < 0 else at + 2
+    return told[:at] + b"id: " + id + b"\n" + told[at:]
+
+
 class Renderer(abc.ABC):
     """Writes one run's events in one dialect. `events` gets each once and in order."""
 
     media_type = "text/event-stream; charset=utf-8"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing may follow what has been written, though the run goes on."""
+        return False
 
     def opening(self) -> bytes:
         """The first bytes of the stream, before any event."""
@@ -99,7 +111,7 @@ class EventStream:
             begun += renderer.events(self._first, follower.position - len(self._first) + 1)
         await self._send(send, begun)
         try:
-            while not follower.ended and not self._closing.is_set():
+            while not follower.ended and not renderer.over and not self._closing.is_set():
                 lines = await follower.next(self._heartbeat_s)
                 if lines:
                     await self._send(send, renderer.events(lines, follower.position - len(lines) + 1))
@@ -110,7 +122,7 @@ class EventStream:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
         # Where this process shuts down first, the answer is left unfinished: a client must not take it for whole.
-        if follower.ended:
+        if follower.ended or renderer.over:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     @staticmethod

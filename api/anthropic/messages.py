@@ -12,7 +12,7 @@ import msgspec
 
 from api import errors
 from api.compat import RESTARTED
-from api.stream import Renderer, one_line
+from api.stream import Renderer, one_line, with_id
 from shared.errors import ClinvkError
 from shared.event import Done, Error, Message, Progress, Thinking, decode
 from shared.run import Failure, Run, RunSpec, Usage
@@ -81,6 +81,10 @@ class MessageEvents(Renderer):
         self._index = -1
         self._over = False
 
+    @property
+    def over(self) -> bool:
+        return self._over
+
     def opening(self) -> bytes:
         if self._after:
             return b""
@@ -96,7 +100,7 @@ class MessageEvents(Renderer):
                 break
             told = self._event(line)
             if told and sequence > self._after:
-                said += b"id: %s:%d\n" % (self._spec.id.encode(), sequence) + told
+                said += with_id(told, b"%s:%d" % (self._spec.id.encode(), sequence))
         return said
 
     def _event(self, line: bytes) -> bytes:

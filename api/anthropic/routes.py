@@ -26,7 +26,7 @@ async def create_message(request: Req) -> Response[Any]:
     ignored = bodies.ignored(data, HEEDED)
     able = None
     if (point := compat.resume_point(request)) is not None and body.stream:
-        exchange = await compat.gone_on(request, point[0], "anthropic")
+        exchange = await compat.gone_on(request, *point, "anthropic")
     else:
         talk = translate.to_talk(body)
         thinking = body.thinking is not None and body.thinking.type != "disabled"

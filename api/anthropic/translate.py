@@ -55,6 +55,8 @@ def to_talk(body: MessagesBody) -> Talk:
         else:
             text, attachments = _blocks(message.content, where)
         if message.role == "system":
+            if attachments:
+                raise UnsupportedParameter(f"{attachments[0].field}: a system text is text", field=attachments[0].field)
             talk.instruct(text)
         else:
             talk.say(message.role, text, attachments)
@@ -67,7 +69,9 @@ def _system(system: str | Sequence[Mapping[str, Any]] | None) -> str:
     return "\n\n".join(field(block, "text", f"system[{index}]") for index, block in enumerate(system))
 
 
-def _blocks(blocks: Sequence[Mapping[str, Any]], where: str) -> tuple[str, list[Attachment]]:
+def _blocks(blocks: object, where: str) -> tuple[str, list[Attachment]]:
+    if not isinstance(blocks, list) or not all(isinstance(block, Mapping) for block in blocks):
+        raise InvalidRequest(f"{where} must be text or a list of blocks", field=where)
     texts: list[str] = []
     attachments: list[Attachment] = []
     for index, block in enumerate(blocks):

@@ -12,7 +12,7 @@ import msgspec
 from api import errors
 from api.compat import RESTARTED
 from api.openai.wire import ChatUsage, CompletionTokensDetails, PromptTokensDetails
-from api.stream import Renderer, one_line
+from api.stream import Renderer, one_line, with_id
 from shared.errors import ClinvkError
 from shared.event import Done, Error, Message, Progress, Thinking, decode
 from shared.run import Failure, Run, RunSpec, Usage
@@ -75,6 +75,10 @@ class Chunks(Renderer):
         self._head = b"data: " + one_line(_encode(head))[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
 
+    @property
+    def over(self) -> bool:
+        return self._over
+
     def opening(self) -> bytes:
         return b"" if self._after else self._chunk({"role": "assistant", "content": ""})
 
@@ -85,9 +89,7 @@ class Chunks(Renderer):
         said = b""
         for sequence, line in enumerate(lines, first):
             if sequence > self._after and not self._over and (told := self._event(line)):
-                if self._ids:
-                    said += b"id: %s:%d\n" % (self._run_id.encode(), sequence)
-                said += told
+                said += with_id(told, b"%s:%d" % (self._run_id.encode(), sequence)) if self._ids else told
         return said
 
     def _event(self, line: bytes) -> bytes:

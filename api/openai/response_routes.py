@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from typing import Any
 
+import msgspec
 from litestar import Response, delete, get, post
 
 from api import body as bodies
@@ -34,19 +35,22 @@ async def create_response(request: Req) -> Response[Any]:
     ignored = bodies.ignored(data, RESPONSES_HEEDED)
     if body.background and not body.store:
         raise InvalidRequest("background needs store: otherwise nobody could ask for its answer", field="store")
-    before = await _before(ctx, body.previous_response_id, tenant_of(request))
-    talk = translate.responses_talk(body, before)
+    before, kept = await _before(ctx, body.previous_response_id, tenant_of(request))
+    body.input = await _resolved(ctx, body.input, tenant_of(request))
+    talk, said = translate.responses_talk(body, before, kept)
     spec = compat.to_spec(
         request,
         talk,
         compat.routed(ctx, body.model),
         dialect="openai",
         model=body.model,
-        reply=_reply(body),
+        reply=_reply(body) | ({"developer": said} if said else {}),
         schema=translate.responses_schema(body.text.format),
         effort=translate.effort(body),
         metadata=body.metadata,
     )
+    if body.background:  # its caller does not wait for it
+        spec = msgspec.structs.replace(spec, start_within_s=None)
     with compat.named("text.format", "instructions"):
         _, able = await ctx.dispatch.admit(spec)
         if body.background:
@@ -77,10 +81,12 @@ def _reply(body: ResponsesBody) -> dict[str, Any]:
     return {"response": True, "store": body.store, **{name: value for name, value in said.items() if value is not None}}
 
 
-async def _before(ctx: Context, response_id: str | None, tenant: str) -> tuple[Turn, ...]:
-    """The turns up to the end of an earlier response. Raises: NotFound, InvalidRequest."""
+async def _before(ctx: Context, response_id: str | None, tenant: str) -> tuple[tuple[Turn, ...], str]:
+    """The turns up to the end of an earlier response, and the system texts that stood among its items.
+
+    Raises: NotFound, InvalidRequest."""
     if response_id is None:
-        return ()
+        return (), ""
     try:
         run = await _stored(ctx, response_id, tenant)
     except NotFound as error:
@@ -94,7 +100,29 @@ async def _before(ctx: Context, response_id: str | None, tenant: str) -> tuple[T
     talk = Conversation(run.spec.history)
     talk.say("user", run.spec.prompt, run.spec.attachments)
     talk.say("assistant", run.outcome.output or "(no text)")
-    return talk.turns
+    return talk.turns, str(run.spec.reply.get("developer", ""))
+
+
+async def _resolved(ctx: Context, items: str | list[dict[str, Any]], tenant: str) -> str | list[dict[str, Any]]:
+    """References to items of stored responses replaced by what they stand for. Raises: NotFound."""
+    if isinstance(items, str):
+        return items
+    found: list[dict[str, Any]] = []
+    for index, item in enumerate(items):
+        id = item.get("id")
+        if item.get("type") != "item_reference" or not isinstance(id, str):
+            found.append(item)
+        elif id.startswith("msg_"):
+            try:
+                run = await _stored(ctx, "resp_" + id[4:].partition("_")[0], tenant)
+            except NotFound as error:
+                error.details["field"] = f"input[{index}].id"
+                raise
+            text = "" if run.outcome is None else run.outcome.output
+            found.append({"type": "message", "role": "assistant", "content": text})
+        elif not id.startswith("rs_"):  # reasoning is made anew
+            found.append(item)
+    return found
 
 
 async def _stored(ctx: Context, response_id: str, tenant: str) -> Run:

@@ -132,6 +132,10 @@ class ResponseEvents(Renderer):
         self._said = False  # a message item has been given
         self._over = False
 
+    @property
+    def over(self) -> bool:
+        return self._over
+
     def opening(self) -> bytes:
         status = "queued" if self._queued else "in_progress"
         said = self._tell("response.created", response=_object(self._spec, status))
@@ -239,7 +243,8 @@ class ResponseEvents(Renderer):
     def _tell(self, kind: str, **fields: Any) -> bytes:
         number = self._next
         self._next += 1
-        if number <= self._after:
+        # Whoever asks for what lies beyond the end is told the end: an empty stream would be no answer.
+        if number <= self._after and kind not in ("response.completed", "response.failed"):
             return b""
         return _sse(kind, {"type": kind, "sequence_number": number, **fields})
 

@@ -25,7 +25,7 @@ async def create_chat_completion(request: Req) -> Response[Any]:
     body = _chat_body(data)
     ignored = bodies.ignored(data, CHAT_HEEDED)
     if (point := compat.resume_point(request)) is not None and body.stream:
-        exchange = await compat.gone_on(request, point[0], "openai")
+        exchange = await compat.gone_on(request, *point, "openai")
         able = None
     else:
         talk = translate.chat_talk(body)

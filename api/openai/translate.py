@@ -141,8 +141,11 @@ def _schema(format: Mapping[str, Any], holder: object, name: str, where: str) ->
             )
 
 
-def responses_talk(body: ResponsesBody, before: Sequence[Turn]) -> Talk:
-    """`before` are the turns of the response that this one goes on with. Raises: InvalidRequest, UnsupportedParameter."""
+def responses_talk(body: ResponsesBody, before: Sequence[Turn], kept: str = "") -> tuple[Talk, str]:
+    """`before` are the turns of the response that this one goes on with, `kept` the system texts among their items;
+    the second of the result are these and this one's own. Instructions are not kept, as OpenAI has it.
+
+    Raises: InvalidRequest, UnsupportedParameter."""
     forced(body.tool_choice, "tool_choice")
     if body.conversation is not None:
         raise UnsupportedParameter(
@@ -151,21 +154,28 @@ def responses_talk(body: ResponsesBody, before: Sequence[Turn]) -> Talk:
     talk = Conversation(before)
     if body.instructions is not None:
         talk.instruct(body.instructions)
+    items = Conversation()
+    items.instruct(kept)
+    talk.instruct(kept)
     if isinstance(body.input, str):
         talk.say("user", body.input)
     else:
         for index, item in enumerate(body.input):
-            _add_item(talk, item, f"input[{index}]")
-    return talk.finish("input")
+            _add_item(talk, items, item, f"input[{index}]")
+    return talk.finish("input"), items.system
 
 
-def _add_item(talk: Conversation, item: Mapping[str, Any], where: str) -> None:
+def _add_item(talk: Conversation, items: Conversation, item: Mapping[str, Any], where: str) -> None:
     match item.get("type", "message"):
         case "message":
             role = field(item, "role", where)
             text, attachments = _item_content(item.get("content"), f"{where}.content")
             if role in ("system", "developer"):
+                if attachments:
+                    at = attachments[0].field
+                    raise UnsupportedParameter(f"{at}: a {role} text is text", field=at)
                 talk.instruct(text)
+                items.instruct(text)
             elif role == "user":
                 talk.say("user", text, attachments)
             elif role == "assistant":

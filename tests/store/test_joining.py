@@ -123,6 +123,7 @@ def test_an_ended_run_is_joined_unless_a_new_try_may_mend_it(on_store, kind, fai
     async def test(store: Store) -> None:
         await store.worker()
         first = await submit(store, key() if kind == "key" else body(0))
+        await store.api.remove(first.run_id)  # its caller has gone
         await end(store, first.run_id, failure)
 
         again = await submit(store, key() if kind == "key" else body(1))
@@ -207,5 +208,32 @@ def test_who_comes_back_and_leaves_again_has_a_grace_of_its_own(on_store):
 
         await store.redis("ZADD", names.UNFOLLOWED, 1, first.run_id)
         assert await store.runs.cancel(run.spec, HUNG_UP, "unfollowed", alone_s=60) == "ended"
+
+    on_store(test)
+
+
+def test_a_run_that_its_caller_has_seen_to_its_end_is_not_joined_by_another(on_store):
+    async def test(store: Store) -> None:
+        await store.worker()
+        first = await submit(store, body(0))
+        await end(store, first.run_id)
+
+        assert (await submit(store, body(1))).run_id != first.run_id
+
+    on_store(test)
+
+
+def test_a_run_that_is_being_cancelled_is_not_joined(on_store):
+    async def test(store: Store) -> None:
+        await store.worker()
+        for same, again in ((body(0), body(1)), (key(), key())):
+            first = await submit(store, same)
+            assert await store.runs.claim(first.run_id, "att", host="h", instance="i") is not None
+            await store.api.remove(first.run_id)
+            run = await store.runs.get(first.run_id)
+            assert run is not None
+            assert await store.runs.cancel(run.spec, HUNG_UP) == "ordered"
+
+            assert (await submit(store, again)).run_id != first.run_id
 
     on_store(test)

@@ -254,9 +254,9 @@ local function close_log(id, seq, status, outcome, event, now)
   redis.call('ZREM', P .. 'unfollowed', id)
   redis.call('ZREM', P .. 'impatient', id)
   publish(id, seq, { event })
-  for _, api in ipairs(redis.call('SMEMBERS', P .. 'followers:' .. id)) do
-    redis.call('SREM', P .. 'api:' .. api .. ':runs', id)
-  end
+  local followers = redis.call('SMEMBERS', P .. 'followers:' .. id)
+  for _, api in ipairs(followers) do redis.call('SREM', P .. 'api:' .. api .. ':runs', id) end
+  if #followers == 0 then redis.call('HSET', run, 'unseen', 1) end  -- its caller may come back for it
   redis.call('DEL', P .. 'followers:' .. id)
 end
 

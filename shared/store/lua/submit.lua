@@ -11,8 +11,8 @@ if status then return { status, id } end
 
 -- A run that failed in a way that a new try may mend, or that was ended since its caller had gone, is not joined.
 local function joinable(other)
-  local was = redis.call('HMGET', P .. 'run:' .. other, 'status', 'outcome')
-  if not was[1] then return false end
+  local was = redis.call('HMGET', P .. 'run:' .. other, 'status', 'outcome', 'cancel')
+  if not was[1] or was[3] then return false end
   if was[1] == 'succeeded' or not final(was[1]) then return was[1] end
   local code = string.match(was[2], '"failure":{"code":"([%w_]+)"') or ''
   local cause = string.match(was[2], '"cause":"([%w_]+)"') or ''
@@ -41,12 +41,13 @@ if same ~= '' and kind == 'key' then
 elseif same ~= '' and try > 0 then
   for _, other in ipairs(redis.call('LRANGE', P .. 'same:' .. same, 0, -1)) do
     local stands = joinable(other)
-    local was = redis.call('HMGET', P .. 'run:' .. other, 'try', 'joiner')
+    local was = redis.call('HMGET', P .. 'run:' .. other, 'try', 'joiner', 'unseen')
     if stands and was[2] == id then return join(other, stands) end  -- the answer to the same question was lost
-    -- Each try of a caller joins a run once; one that somebody follows is another caller's.
-    if stands and redis.call('SCARD', P .. 'followers:' .. other) == 0
+    -- Each try of a caller joins a run once; one that somebody follows, or has followed to its end, is another caller's.
+    if stands and (not final(stands) or was[3]) and redis.call('SCARD', P .. 'followers:' .. other) == 0
       and tonumber(was[1] or '0') < try then
       redis.call('HSET', P .. 'run:' .. other, 'try', try, 'joiner', id)
+      redis.call('HDEL', P .. 'run:' .. other, 'unseen')
       return join(other, stands)
     end
   end

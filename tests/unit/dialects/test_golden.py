@@ -117,9 +117,11 @@ def test_a_response_is_resumed_by_its_own_numbers():
     whole = ResponseEvents(SPEC, queued=False)
     events = (whole.opening() + whole.events(lines(ANSWER), 1)).split(b"\n\n")
 
-    for known in range(len(events) - 1):
+    for known in range(len(events) - 2):
         again = ResponseEvents(SPEC, queued=False, after=known)
         assert (again.opening() + again.events(lines(ANSWER), 1)).split(b"\n\n") == events[known + 1 :]
+    beyond = ResponseEvents(SPEC, queued=False, after=999)
+    assert (beyond.opening() + beyond.events(lines(ANSWER), 1)).split(b"\n\n") == events[-2:]
 
 
 @pytest.mark.parametrize("name", ["chat.sse", "responses.sse", "messages.sse"])

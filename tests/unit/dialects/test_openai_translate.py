@@ -140,8 +140,11 @@ def test_response_items_are_turns():
         ],
     )
 
-    found = translate.responses_talk(body, (Turn(role="user", text="zero"), Turn(role="assistant", text="0")))
+    found, said = translate.responses_talk(
+        body, (Turn(role="user", text="zero"), Turn(role="assistant", text="0")), "kept"
+    )
 
     assert [turn.text for turn in found.history] == ["zero", "0", "one", "1\n\n[called the tool f (c) with {}]"]
     assert found.prompt == "[result of the tool call c]\ndone"
-    assert found.system == "be brief"
+    assert found.system == "be brief\n\nkept"
+    assert said == "kept"
