@@ -123,16 +123,14 @@ async def whole(
 async def gone_on(request: Req, run_id: str, sequence: int, dialect: str) -> Exchange:
     """A stream of this dialect that is taken up again. Raises: NotFound."""
     run = await found(context_of(request), run_id, tenant_of(request))
+    if run.spec.dialect != dialect or run.spec.reply.get("response"):
+        raise NotFound("stream of", run_id)
     if sequence > run.sequence:
         raise InvalidRequest(
             f"the run {run_id} has only {run.sequence} events so far; {sequence} is beyond the last",
             field="Last-Event-ID",
         )
-    exchange = await resumed(request, run_id, tenant_of(request))
-    if exchange.spec.dialect != dialect or exchange.spec.reply.get("response"):
-        await exchange.leave()
-        raise NotFound("stream of", run_id)
-    return exchange
+    return await resumed(request, run_id, tenant_of(request))
 
 
 def resume_point(request: Req) -> tuple[str, int] | None:
