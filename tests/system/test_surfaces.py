@@ -160,6 +160,53 @@ def test_a_responses_stream_goes_on_from_any_number(one):
     assert rest == whole[6:]
 
 
+def test_a_background_response_outlives_its_callers_patience(one):
+    busy = [background(one)["id"] for _ in range(2)]
+    until(lambda: [one.get(f"/v1/responses/{id}").json()["status"] for id in busy] == ["in_progress"] * 2)
+
+    body = {"model": "echo", "input": "late", "background": True}
+    made = one.post("/v1/responses", json=body, headers={"x-stainless-read-timeout": "1"}).json()
+    until(lambda: one.get(f"/v1/responses/{made['id']}").json()["status"] == "in_progress", 20)
+
+    for id in [*busy, made["id"]]:
+        one.post(f"/v1/responses/{id}/cancel")
+
+
+def test_a_reference_to_an_item_of_a_response_is_that_item(one, two):
+    first = one.post("/v1/responses", json={"model": "echo", "input": "hello"}).json()
+    item = {"type": "item_reference", "id": first["output"][-1]["id"]}
+    turns = [{"role": "user", "content": "hello"}, item, {"role": "user", "content": "more"}]
+
+    second = one.post("/v1/responses", json={"model": "echo", "input": turns})
+    strange = two.post("/v1/responses", json={"model": "echo", "input": turns})
+
+    assert second.status_code == 200, second.text
+    spec = one.get(f"/api/v1/runs/{second.headers['x-run-id']}")
+    assert spec.status_code == 200
+    assert strange.status_code == 404
+    assert strange.json()["error"]["param"] == "input[1].id"
+
+
+@pytest.mark.parametrize("model", ["echo/a\r\nX-Evil: 1", "echo/\0", "x" * 300, " "])
+def test_a_model_that_is_no_name_is_refused_before_anything_starts(one, model):
+    before = one.get("/api/v1/runs?limit=1").json()["total"]
+
+    for path, more in (("/v1/chat/completions", {}), ("/v1/messages", {"max_tokens": 5})):
+        answer = one.post(path, json={**chat("x"), "model": model, **more})
+        assert answer.status_code == 400, answer.text
+
+    assert one.get("/api/v1/runs?limit=1").json()["total"] == before
+
+
+def test_a_response_asked_for_beyond_its_end_is_told_its_end(one):
+    made = one.post("/v1/responses", json={"model": "echo", "input": "x"}).json()
+
+    with one.stream("GET", f"/v1/responses/{made['id']}?stream=true&starting_after=999") as answer:
+        events = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
+
+    assert [event["type"] for event in events] == ["response.completed"]
+
+
 def test_one_tenant_sees_nothing_of_another(one, two):
     made = background(one)
     run_id = made["id"].replace("resp_", "run_")

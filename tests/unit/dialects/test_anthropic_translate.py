@@ -61,6 +61,10 @@ def test_tool_blocks_are_told_in_words_and_their_images_come_along():
         ({"type": "image", "source": {"type": "url", "url": "https://x/y"}}, "messages[0].content[0]"),
         ({"type": "image", "source": {"type": "file", "file_id": "f"}}, "messages[0].content[0]"),
         ({"type": "text", "text": 4}, "messages[0].content[0].text"),
+        ({"type": "tool_result", "content": 5}, "messages[0].content[0].content"),
+        ({"type": "tool_result", "content": ["x"]}, "messages[0].content[0].content"),
+        ({"type": "search_result", "content": "abc"}, "messages[0].content[0].content"),
+        ({"type": "document", "source": {"type": "content", "content": 5}}, "messages[0].content[0].source.content"),
     ],
 )
 def test_what_cannot_be_carried_is_refused_by_name(block, field):
@@ -68,6 +72,15 @@ def test_what_cannot_be_carried_is_refused_by_name(block, field):
         talk(user([block]))
 
     assert error.value.field == field
+
+
+def test_an_image_in_a_system_turn_is_refused_not_dropped():
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}
+
+    with pytest.raises(UnsupportedParameter) as error:
+        talk({"role": "system", "content": [image]}, user("x"))
+
+    assert error.value.field == "messages[0].content[0]"
 
 
 def test_a_forced_tool_is_refused():

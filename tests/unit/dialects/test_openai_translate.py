@@ -148,3 +148,23 @@ def test_response_items_are_turns():
     assert found.prompt == "[result of the tool call c]\ndone"
     assert found.system == "be brief\n\nkept"
     assert said == "kept"
+
+
+def test_an_image_in_a_developer_item_is_refused_not_dropped():
+    image = {"type": "input_image", "image_url": f"data:image/png;base64,{PIXEL}"}
+    body = ResponsesBody(model="m", input=[{"role": "developer", "content": [image]}, {"role": "user", "content": "x"}])
+
+    with pytest.raises(UnsupportedParameter) as error:
+        translate.responses_talk(body, ())
+
+    assert error.value.field == "input[0].content[0]"
+
+
+def test_system_texts_among_the_items_are_kept_for_the_next_response_and_instructions_are_not():
+    items = [{"role": "developer", "content": "in Polish"}, {"role": "user", "content": "x"}]
+    body = ResponsesBody(model="m", instructions="be brief", input=items)
+
+    found, said = translate.responses_talk(body, (), "be kind")
+
+    assert found.system == "be brief\n\nbe kind\n\nin Polish"
+    assert said == "be kind\n\nin Polish"
