@@ -16,6 +16,18 @@ local function now_ms()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
+-- An API process follows it from now on.
+local function follow(id, api)
+  redis.call('SADD', P .. 'followers:' .. id, api)
+  redis.call('SADD', P .. 'api:' .. api .. ':runs', id)
+  redis.call('ZREM', P .. 'unfollowed', id)
+end
+
+-- The same for what is new; without a process it needs no follower.
+local function attach(id, api)
+  if api == '' then redis.call('HSET', P .. 'run:' .. id, 'detached', 1) else follow(id, api) end
+end
+
 -- Whether somebody follows it, or has done so within the last `alone_ms`.
 local function followed(id, alone_ms)
   if redis.call('SCARD', P .. 'followers:' .. id) > 0 then return true end
@@ -28,10 +40,11 @@ local function final(status)
 end
 
 -- Every follower's process gets a copy: "<run> <first sequence> <count>\n<event>\n<event>…". With `mail` (process ->
--- list of copies) it waits there for `deliver`.
+-- list of copies) it waits there for `deliver`. Returns the processes.
 local function publish(id, first, events, mail)
   local copy
-  for _, api in ipairs(redis.call('SMEMBERS', P .. 'followers:' .. id)) do
+  local apis = redis.call('SMEMBERS', P .. 'followers:' .. id)
+  for _, api in ipairs(apis) do
     copy = copy or (id .. ' ' .. int(first) .. ' ' .. #events .. '\n' .. table.concat(events, '\n'))
     if not mail then
       redis.call('PUBLISH', P .. 'live:' .. api, copy)
@@ -41,6 +54,7 @@ local function publish(id, first, events, mail)
       mail[api] = { copy }
     end
   end
+  return apis
 end
 
 local function deliver(mail)
@@ -62,8 +76,8 @@ end
 local function is_flow(group) return group and string.sub(group, 1, 5) == 'flow_' end
 
 -- Appends ARGV[at .. at+count-1] as sequences first.. to a run whose last is `seq`; what is there already is passed
--- over, so that a flush whose answer was lost may be sent again.
-local function append(id, seq, first, at, count, mail)
+-- over, so that a flush whose answer was lost may be sent again. `group` and `lane` are the run's.
+local function append(id, group, lane, seq, first, at, count, mail)
   local new = {}
   for i = 0, count - 1 do
     local n = first + i
@@ -75,14 +89,13 @@ local function append(id, seq, first, at, count, mail)
   if #new > 0 then
     redis.call('HSET', P .. 'run:' .. id, 'seq', int(first + count - 1))
     publish(id, first + count - #new, new, mail)
-    local of = redis.call('HMGET', P .. 'run:' .. id, 'group', 'lane')
-    if is_flow(of[1]) then
-      mirror(id, of[1], of[2], new, mail)
-    elseif of[1] then  -- should its worker be lost, the next turn still goes on with the CLI's own session
+    if is_flow(group) then
+      mirror(id, group, lane, new, mail)
+    elseif group then  -- should its worker be lost, the next turn still goes on with the CLI's own session
       for _, event in ipairs(new) do
         local cli_id = string.sub(event, 1, 14) == '{"type":"init"' and string.match(event, '"backend_session_id":"([^"]+)"')
-        if cli_id and redis.call('EXISTS', P .. 'session:' .. of[1]) == 1 then
-          redis.call('HSET', P .. 'session:' .. of[1], 'cli_id', cli_id)
+        if cli_id and redis.call('EXISTS', P .. 'session:' .. group) == 1 then
+          redis.call('HSET', P .. 'session:' .. group, 'cli_id', cli_id)
         end
       end
     end
@@ -253,8 +266,7 @@ local function close_log(id, seq, status, outcome, event, now)
   redis.call('PEXPIRE', P .. 'events:' .. id, RETENTION_MS)
   redis.call('ZREM', P .. 'unfollowed', id)
   redis.call('ZREM', P .. 'impatient', id)
-  publish(id, seq, { event })
-  local followers = redis.call('SMEMBERS', P .. 'followers:' .. id)
+  local followers = publish(id, seq, { event })
   for _, api in ipairs(followers) do redis.call('SREM', P .. 'api:' .. api .. ':runs', id) end
   if #followers == 0 then redis.call('HSET', run, 'unseen', 1) end  -- its caller may come back for it
   redis.call('DEL', P .. 'followers:' .. id)

@@ -23,11 +23,7 @@ local function joinable(other)
 end
 
 local function join(other, stands)
-  if not final(stands) and api ~= '' then
-    redis.call('SADD', P .. 'followers:' .. other, api)
-    redis.call('SADD', P .. 'api:' .. api .. ':runs', other)
-    redis.call('ZREM', P .. 'unfollowed', other)
-  end
+  if not final(stands) and api ~= '' then follow(other, api) end
   return { stands, other }
 end
 
@@ -75,12 +71,7 @@ if session ~= '' then
   redis.call('HSET', head, 'status', 'active', 'last_used', int(now), 'run', id)
   index_session(session, stands[1], stands[2], stands[3] or nil, 'active', now)
 end
-if api == '' then
-  redis.call('HSET', run, 'detached', 1)
-else
-  redis.call('SADD', P .. 'followers:' .. id, api)
-  redis.call('SADD', P .. 'api:' .. api .. ':runs', id)
-end
+attach(id, api)
 if tonumber(ARGV[9]) > 0 then redis.call('ZADD', P .. 'impatient', int(now + tonumber(ARGV[9])), id) end
 if same ~= '' and kind == 'key' then
   redis.call('HSET', P .. 'same:' .. same, 'run', id, 'print', print)

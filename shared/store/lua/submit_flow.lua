@@ -14,12 +14,7 @@ if ARGV[6] == '1' then redis.call('HSET', P .. 'group:' .. flow, 'sticky', 1) en
 redis.call('ZADD', P .. 'flows:' .. tenant, int(now), flow)
 redis.call('ZREMRANGEBYSCORE', P .. 'flows:' .. tenant, 0, int(now - RETENTION_MS - LONGEST_RUN_MS))
 redis.call('PEXPIRE', P .. 'flows:' .. tenant, int(RETENTION_MS + LONGEST_RUN_MS))
-if api == '' then
-  redis.call('HSET', run, 'detached', 1)
-else
-  redis.call('SADD', P .. 'followers:' .. flow, api)
-  redis.call('SADD', P .. 'api:' .. api .. ':runs', flow)
-end
+attach(flow, api)
 if ARGV[9] ~= '' then redis.call('HSET', P .. 'group:' .. flow, 'fast', ARGV[9]) end
 redis.call('HSET', run, 'kind', ARGV[10], 'lanes', ARGV[11])
 for i = 12, 11 + count * 6, 6 do
