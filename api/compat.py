@@ -17,12 +17,7 @@ from shared.errors import InvalidRequest, NotFound
 from shared.event import is_last
 from shared.host import Capabilities
 from shared.ids import new_id
-from shared.run import Failure, Run, RunSpec
-
-# What was shown of an answer cannot be taken back on these surfaces.
-RESTARTED = Failure(
-    "backend_error", "the model's stream was cut and it began its answer anew, with other words; ask again", "restarted"
-)
+from shared.run import Run, RunSpec
 
 _QUIET = (b'{"type":"init"', b'{"type":"progress"', b'{"type":"token_usage"')
 

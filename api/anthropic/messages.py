@@ -11,10 +11,9 @@ from typing import Any
 import msgspec
 
 from api import errors
-from api.compat import RESTARTED
-from api.stream import Renderer, one_line, with_id
-from shared.errors import ClinvkError
-from shared.event import Done, Error, Message, Progress, Thinking, decode
+from api.compat_stream import CompatRenderer
+from api.stream import one_line, with_id
+from shared.event import Content, Done, Message, Thinking
 from shared.run import Failure, Run, RunSpec, Usage
 
 _encode = msgspec.json.Encoder().encode
@@ -68,22 +67,18 @@ def _service(usage: dict[str, Any]) -> dict[str, Any]:
     return {**usage, "service_tier": "standard"}
 
 
-class MessageEvents(Renderer):
+class MessageEvents(CompatRenderer):
     """`after`: events up to this sequence of the run are known to the client already. The ids are
     `<run>:<sequence>`, for `Last-Event-ID`."""
 
     def __init__(self, spec: RunSpec, *, request_id: str, after: int = 0) -> None:
+        super().__init__()
         self._spec = spec
         self._request_id = request_id
         self._after = after
         self._show_thinking = bool(spec.reply.get("thinking"))
         self._open = ""  # the type of the block that is being written
         self._index = -1
-        self._over = False
-
-    @property
-    def over(self) -> bool:
-        return self._over
 
     def opening(self) -> bytes:
         if self._after:
@@ -96,16 +91,13 @@ class MessageEvents(Renderer):
     def events(self, lines: Sequence[bytes], first: int) -> bytes:
         said = b""
         for sequence, line in enumerate(lines, first):
-            if self._over:
-                break
-            told = self._event(line)
+            told = self.event(line)
             if told and sequence > self._after:
                 said += with_id(told, b"%s:%d" % (self._spec.id.encode(), sequence))
         return said
 
-    def _event(self, line: bytes) -> bytes:
-        event = decode(line)
-        match None if event is None else event.content:
+    def content(self, content: Content) -> bytes:
+        match content:
             case Message(text=text) if text:
                 return self._switch("text") + self._delta({"type": "text_delta", "text": text})
             case Thinking(text=text) if text and self._show_thinking:
@@ -114,18 +106,10 @@ class MessageEvents(Renderer):
                 ended = {"stop_reason": "end_turn", "stop_sequence": None}
                 said = self._close() + _sse("message_delta", {"delta": ended, "usage": usage_of(usage)})
                 return said + _sse("message_stop", {})
-            case Error(code=code, message=message, details=details):
-                return self._failed(Failure(code, message, str(details.get("cause", "")), details.get("retry_after_s")))
-            case Progress(restart_at=int()):
-                return self._failed(RESTARTED)
             case _:
                 return b""
 
-    def broken(self, error: ClinvkError, sequence: int) -> bytes:  # noqa: ARG002  # the error says nothing of it
-        return self._failed(Failure(error.code, error.message))
-
-    def _failed(self, failure: Failure) -> bytes:
-        self._over = True
+    def failed(self, failure: Failure) -> bytes:
         answer = errors.of_failure(failure, dialect="anthropic", request_id=self._request_id, run_id=self._spec.id)
         body = msgspec.json.decode(answer.body)
         return _sse("error", {"error": body["error"], "request_id": self._request_id})

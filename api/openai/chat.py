@@ -10,11 +10,10 @@ from typing import Any
 import msgspec
 
 from api import errors
-from api.compat import RESTARTED
+from api.compat_stream import CompatRenderer
 from api.openai.wire import ChatUsage, CompletionTokensDetails, PromptTokensDetails
-from api.stream import Renderer, one_line, with_id
-from shared.errors import ClinvkError
-from shared.event import Done, Error, Message, Progress, Thinking, decode
+from api.stream import one_line, with_id
+from shared.event import Content, Done, Message, Thinking
 from shared.run import Failure, Run, RunSpec, Usage
 
 _encode = msgspec.json.Encoder().encode
@@ -52,19 +51,19 @@ def completion(run: Run, thoughts: str) -> dict[str, Any]:
     }
 
 
-class Chunks(Renderer):
+class Chunks(CompatRenderer):
     """`after`: events up to this sequence are known to the client already. With `ids` the chunks have ids,
     `<run>:<sequence>`, for `Last-Event-ID`; not for all, since go-openai takes such a line for part of an error."""
 
     def __init__(
         self, spec: RunSpec, *, include_usage: bool, request_id: str, ids: bool = False, after: int = 0
     ) -> None:
+        super().__init__()
         self._run_id = spec.id
         self._request_id = request_id
         self._ids = ids
         self._after = after
         self._include_usage = include_usage
-        self._over = False
         head = {
             "id": id_of(spec.id),
             "object": "chat.completion.chunk",
@@ -75,10 +74,6 @@ class Chunks(Renderer):
         self._head = b"data: " + one_line(_encode(head))[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
 
-    @property
-    def over(self) -> bool:
-        return self._over
-
     def opening(self) -> bytes:
         return b"" if self._after else self._chunk({"role": "assistant", "content": ""})
 
@@ -88,13 +83,12 @@ class Chunks(Renderer):
     def events(self, lines: Sequence[bytes], first: int) -> bytes:
         said = b""
         for sequence, line in enumerate(lines, first):
-            if sequence > self._after and not self._over and (told := self._event(line)):
+            if sequence > self._after and (told := self.event(line)):
                 said += with_id(told, b"%s:%d" % (self._run_id.encode(), sequence)) if self._ids else told
         return said
 
-    def _event(self, line: bytes) -> bytes:
-        event = decode(line)
-        match None if event is None else event.content:
+    def content(self, content: Content) -> bytes:
+        match content:
             case Message(text=text):
                 return self._chunk({"content": text})
             case Thinking(text=text):
@@ -104,19 +98,10 @@ class Chunks(Renderer):
                 if self._include_usage:
                     said += self._head + b'],"usage":' + _encode(usage_of(usage)) + b"}\n\n"
                 return said + b"data: [DONE]\n\n"
-            case Error(code=code, message=message, details=details):
-                cause = str(details.get("cause", ""))
-                return self._failed(Failure(code, message, cause, details.get("retry_after_s")))
-            case Progress(restart_at=int()):
-                self._over = True
-                return self._failed(RESTARTED)
             case _:
                 return b""
 
-    def broken(self, error: ClinvkError, sequence: int) -> bytes:  # noqa: ARG002  # as above
-        return self._failed(Failure(error.code, error.message))
-
-    def _failed(self, failure: Failure) -> bytes:
+    def failed(self, failure: Failure) -> bytes:
         answer = errors.of_failure(failure, dialect="openai", request_id=self._request_id, run_id=self._run_id)
         # The line must begin with exactly this for go-openai to see it.
         return b'data: {"error":' + one_line(_encode(msgspec.json.decode(answer.body)["error"])) + b"}\n\n"

@@ -9,10 +9,9 @@ from typing import Any
 
 import msgspec
 
-from api.compat import RESTARTED
-from api.stream import Renderer, one_line
-from shared.errors import ClinvkError
-from shared.event import Done, Error, Message, Progress, Thinking, decode
+from api.compat_stream import CompatRenderer
+from api.stream import one_line
+from shared.event import Content, Done, Message, Thinking
 from shared.run import Failure, Run, RunSpec, Status, Usage
 
 _encode = msgspec.json.Encoder().encode
@@ -116,10 +115,11 @@ def _error(failure: Failure) -> dict[str, Any]:
     return {"code": _CODES.get(failure.code, "server_error"), "message": message}
 
 
-class ResponseEvents(Renderer):
+class ResponseEvents(CompatRenderer):
     """`after`: events up to this sequence number of the response's own are known to the client already (-1: none)."""
 
     def __init__(self, spec: RunSpec, *, queued: bool, after: int = -1) -> None:
+        super().__init__()
         self._spec = spec
         self._queued = queued
         self._after = after
@@ -130,11 +130,6 @@ class ResponseEvents(Renderer):
         self._text: list[str] = []
         self._output: list[dict[str, Any]] = []
         self._said = False  # a message item has been given
-        self._over = False
-
-    @property
-    def over(self) -> bool:
-        return self._over
 
     def opening(self) -> bytes:
         status = "queued" if self._queued else "in_progress"
@@ -148,15 +143,10 @@ class ResponseEvents(Renderer):
         return _sse("response.in_progress", {**body, "response": _object(self._spec, "in_progress")})
 
     def events(self, lines: Sequence[bytes], first: int) -> bytes:  # noqa: ARG002  # numbers of its own
-        said = b""
-        for line in lines:
-            if not self._over:
-                said += self._event(line)
-        return said
+        return b"".join(self.event(line) for line in lines)
 
-    def _event(self, line: bytes) -> bytes:
-        event = decode(line)
-        match None if event is None else event.content:
+    def content(self, content: Content) -> bytes:
+        match content:
             case Message(text=text) if text:
                 return self._switch("message") + self._delta("response.output_text.delta", text)
             case Thinking(text=text) if text:
@@ -167,18 +157,10 @@ class ResponseEvents(Renderer):
                 made = _object(self._spec, "completed")
                 made["output"], made["usage"] = self._output, usage_of(usage)
                 return said + self._tell("response.completed", response=made)
-            case Error(code=code, message=message, details=details):
-                return self._failed(Failure(code, message, str(details.get("cause", "")), details.get("retry_after_s")))
-            case Progress(restart_at=int()):
-                return self._failed(RESTARTED)
             case _:
                 return b""
 
-    def broken(self, error: ClinvkError, sequence: int) -> bytes:  # noqa: ARG002  # as above
-        return self._failed(Failure(error.code, error.message))
-
-    def _failed(self, failure: Failure) -> bytes:
-        self._over = True
+    def failed(self, failure: Failure) -> bytes:
         made = _object(self._spec, "cancelled" if failure.code == "cancelled" else "failed")
         made["output"] = self._output
         made["error"] = _error(failure)
