@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ from shared.config_sources import Loaded, load, read_keys
 from shared.errors import ConfigError, StoreUnavailable
 from shared.host import Instance, Readiness
 from shared.redis import Redis
+
+_log = logging.getLogger("clinvk.serve")
 
 _CLOSE_WITHIN_S = 10
 
@@ -46,22 +49,23 @@ def serve(argv: Sequence[str]) -> int:
     parser.add_argument("--config", type=Path, metavar="FILE", help="default: ~/.clinvk/config.yaml")
     args = parser.parse_args(argv)
     loaded = load(args.config, os.environ, {"server.host": args.host, "server.port": args.port})
-    log.start(loaded.config.log.level, loaded.config.log.format)
+    form = log.start(loaded.config.log.level, loaded.config.log.format, process="api")
+    log.hook()
     for warning in loaded.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        _log.warning("%s", warning)
     keys = [Key.of(value, name, admin=admin) for value, name, admin in read_keys(loaded.config)]
     if not keys and loaded.config.server.host not in ("127.0.0.1", "::1", "localhost"):
-        print(
-            f"WARNING: listening on {loaded.config.server.host} without API keys: whoever reaches this port can run "
-            "agents on your machines. Set CLINVK_API_KEYS or server.api_keys.",
-            file=sys.stderr,
+        _log.warning(
+            "listening on %s without API keys: whoever reaches this port can run agents on your machines. Set "
+            "CLINVK_API_KEYS or server.api_keys.",
+            loaded.config.server.host,
         )
     family = None
     if not loaded.config.redis.url:
         family = _family(loaded, args.config)
         family.start_server()  # before any thread: it dies with the thread that started it
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(loaded, keys, family))
+        return runner.run(_serve(loaded, keys, family, form))
 
 
 def _family(loaded: Loaded, file: Path | None) -> Family:
@@ -72,7 +76,7 @@ def _family(loaded: Loaded, file: Path | None) -> Family:
     return Family(loaded.home, words, environ, loaded.config.worker.shutdown_grace_secs)
 
 
-async def _serve(loaded: Loaded, keys: Sequence[Key], family: Family | None) -> int:
+async def _serve(loaded: Loaded, keys: Sequence[Key], family: Family | None, form: log.Form) -> int:
     config = loaded.config
     if family is not None:
         config = _with_url(config, family.url)
@@ -110,7 +114,7 @@ async def _serve(loaded: Loaded, keys: Sequence[Key], family: Family | None) -> 
                 timeout_graceful_shutdown=_CLOSE_WITHIN_S,
             )
         )
-        return await _watched(server, app, config, family, instance, death, told, hurried)
+        return await _watched(server, app, config, family, instance, death, told, hurried, form)
     finally:
         if family is not None:
             await family.end_worker(now=True)
@@ -139,6 +143,7 @@ async def _watched(
     death: "asyncio.Future[str]",
     told: asyncio.Event,
     hurried: asyncio.Event,
+    form: log.Form,
 ) -> int:
     serving = asyncio.create_task(server.serve(), name="serve")
     signalled = asyncio.create_task(told.wait(), name="signal")
@@ -146,12 +151,12 @@ async def _watched(
         await asyncio.sleep(0.005)
     if server.started:
         memory.settle()
-        _say_ready(server, config, family, instance)
+        _say_ready(server, config, family, instance, form)
     watched: set[asyncio.Future[Any]] = {serving, signalled, death}
     await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
     code = 0
     if death.done():
-        print(f"clinvk: {death.result()}; ending everything", file=sys.stderr)
+        _log.error("%s; ending everything", death.result())
         code = 1
     elif told.is_set() and family is not None and not hurried.is_set():
         ending = asyncio.create_task(family.end_worker(), name="end-worker")
@@ -178,7 +183,10 @@ def _with_url(config: Config, url: str) -> Config:
     return msgspec.structs.replace(config, redis=msgspec.structs.replace(config.redis, url=url))
 
 
-def _say_ready(server: uvicorn.Server, config: Config, family: Family | None, instance: Instance | None) -> None:
+def _say_ready(
+    server: uvicorn.Server, config: Config, family: Family | None, instance: Instance | None, form: log.Form
+) -> None:
+    """On a terminal for its reader; where logs are JSON, as one line of them."""
     port = server.servers[0].sockets[0].getsockname()[1] if server.servers else config.server.port
     host = "127.0.0.1" if config.server.host in ("0.0.0.0", "::") else config.server.host  # noqa: S104  # read, not bound
     base = f"http://{host}:{port}"
@@ -201,4 +209,7 @@ def _say_ready(server: uvicorn.Server, config: Config, family: Family | None, in
         f'-d \'{{"backend": "{backend}", "prompt": "hello"}}\''
     )
     lines.append(f"  {base}/docs")
-    print("\n".join(lines), flush=True)
+    if form == "text" or sys.stdout.isatty():
+        print("\n".join(lines), flush=True)
+    else:
+        _log.info("%s", lines[0], extra={"details": "; ".join(" ".join(line.split()) for line in lines[1:])})

@@ -12,6 +12,7 @@ from api import stream
 from api.context import Context, context_of
 from api.errors import RunFailed
 from api.relay import Follower
+from shared import log
 from shared.errors import BackendUnavailable, InvalidRequest, LogExpired, NotFound, StoreUnavailable
 from shared.run import Failure, Run, RunSpec
 from shared.store.runs import Added, Same
@@ -38,6 +39,7 @@ class Exchange:
         self.joined = joined
         self._ctx = context_of(request)
         request.scope["state"]["run_id"] = spec.id
+        log.note(run_id=spec.id)
 
     async def leave(self) -> None:
         await self._ctx.release(self.follower)
@@ -177,6 +179,7 @@ async def detached(request: Req, spec: RunSpec, *, endpoint: str, body: bytes, p
         ctx.undo(spec, detached=True)
         raise
     request.scope["state"]["run_id"] = added.run_id
+    log.note(run_id=added.run_id)
     return await found(ctx, added.run_id, spec.tenant)
 
 

@@ -14,6 +14,7 @@ import msgspec
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
+from shared import log, trace
 from shared.errors import AuthenticationFailed, PermissionDenied
 from shared.ids import new_id
 
@@ -43,7 +44,8 @@ class Key(msgspec.Struct, frozen=True):
 
 
 class RequestIds:
-    """Gives each request an id, kept from the caller where sane, and logs it when it has been served."""
+    """Gives each request an id, kept from the caller where sane, and a place in its caller's trace or one of its own; logs
+    it when it has been served."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -52,10 +54,17 @@ class RequestIds:
         if str(scope["type"]) != "http":
             await self._app(scope, receive, send)
             return
-        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _SANE_ID.match(given) else new_id("req")
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
+        given_trace = trace.parse(
+            headers.get(b"traceparent", b"").decode("latin-1"), headers.get(b"tracestate", b"").decode("latin-1")
+        )
+        place = given_trace.below() if given_trace is not None else trace.new()
+        trace.current.set(place)
+        log.begin(request_id=request_id, trace_id=place.trace_id)
         begun = time.monotonic()
         status = 0
 
@@ -63,20 +72,21 @@ class RequestIds:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message.get("headers", [])]
-                headers += [(b"x-request-id", request_id.encode()), (b"request-id", request_id.encode())]
+                told = [*message.get("headers", [])]
+                told += [(b"x-request-id", request_id.encode()), (b"request-id", request_id.encode())]
+                told.append((b"traceparent", place.parent.encode()))
                 if run_id := state.get("run_id"):
-                    headers.append((b"x-run-id", str(run_id).encode()))
-                message["headers"] = headers
+                    told.append((b"x-run-id", str(run_id).encode()))
+                message["headers"] = told
             await send(message)
 
         try:
             await self._app(scope, receive, sending)
         finally:
             took = (time.monotonic() - begun) * 1000
-            _log.info(
-                "%s %s %d %.1f ms", scope.get("method"), scope["path"], status, took, extra={"request_id": request_id}
-            )
+            if run_id := state.get("run_id"):
+                log.note(run_id=str(run_id))
+            _log.info("%s %s %d %.1f ms", scope.get("method"), scope["path"], status, took)
 
 
 class Browsers:
@@ -151,6 +161,8 @@ class Auth:
             await refuse(scope, send, refused, (b"www-authenticate", b"Bearer"))
             return
         state["tenant"] = tenant or ""
+        if tenant:
+            log.note(tenant=tenant)
         await self._app(scope, receive, send)
 
     def _key(self, scope: Scope) -> Key | None:

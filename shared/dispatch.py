@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from shared import names
+import msgspec
+
+from shared import names, trace
 from shared.errors import (
     BackendLimited,
     BackendNotFound,
@@ -84,6 +86,7 @@ class Dispatch:
         """Puts the run in line, or joins the run of the same request; its caller already listens.
 
         Raises: as `admit`, and QueueFull, StoreUnavailable."""
+        spec = _traced(spec)
         queue, _ = await self.admit(spec)
         begun = None if spec.session_id is None else opening(spec, tags)
         return await self._runs.add(spec, queue, follower=follower, max_depth=self._max_depth, same=same, opening=begun)
@@ -94,6 +97,7 @@ class Dispatch:
         """A further turn of a session, on the host that has it.
 
         Raises: as `submit`, SessionHostUnavailable, Conflict, NotFound."""
+        spec = _traced(spec)
         queue = names.queue(spec.backend)
         if host is None:
             queue, _ = await self.admit(spec)
@@ -117,6 +121,7 @@ class Dispatch:
         """Puts a flow in line. A lane whose backend cannot run now is refused, but for a comparison: there it fails.
 
         Raises: as `admit`, the field with its lane; QueueFull, StoreUnavailable."""
+        flow = msgspec.structs.replace(flow, lanes=tuple(map(_traced, flow.lanes)))
         begun: list[tuple[RunSpec, str]] = []
         closed: dict[int, Failure] = {}
         for lane, spec in enumerate(flow.lanes):
@@ -190,6 +195,14 @@ class Dispatch:
 
     async def cancel(self, run: Run, failure: Failure = CANCELLED) -> str:
         return await self._runs.cancel(run.spec, failure)
+
+
+def _traced(spec: RunSpec) -> RunSpec:
+    """With the place in a trace that its request has."""
+    place = trace.current.get()
+    if place is None:
+        return spec
+    return msgspec.structs.replace(spec, traceparent=place.parent, tracestate=place.state or None)
 
 
 _LANES = {"parallel": "tasks", "chain": "steps", "compare": "backends"}

@@ -1,21 +1,26 @@
 """Logs of every process: JSON lines, or text on a terminal; never a prompt, never a secret.
 
-log.start(config.log.level, config.log.format)          # once, by the process's cli
-with log.about(run_id=run.id, tenant=run.spec.tenant):  # every line below it says so, in this task alone
+log.start(config.log.level, config.log.format, process="api")  # once, by the process's cli
+with log.about(**spec.about):  # every line below it says so, in this task and those it starts
     _log.info("claimed", extra={"attempt": 2})
+log.begin(request_id=id)  # the same for a whole task, such as a request's
+log.note(run_id=run.id)  # what is only known further down
 """
 
 import contextlib
 import contextvars
 import json
 import logging
+import os
 import re
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Literal, TextIO
 
-_about: contextvars.ContextVar[Mapping[str, str]] = contextvars.ContextVar("about")
+_about: contextvars.ContextVar[dict[str, str]] = contextvars.ContextVar("about")
 
 # Libraries that say at info what only their makers want to know.
 _QUIET = ("celery", "kombu", "amqp", "redis", "uvicorn", "asyncio", "litestar", "httpx", "httpcore")
@@ -29,7 +34,7 @@ _SECRETS = re.compile(
 )
 # A CLI's words must neither forge a line nor move the cursor of whoever reads them.
 _CONTROLS = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)] if code != 9} | {10: "\\n", 13: "\\r"}
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "process_kind", "color_message"}
 
 
 def mask(text: str) -> str:
@@ -38,21 +43,40 @@ def mask(text: str) -> str:
 
 
 @contextlib.contextmanager
-def about(*, request_id: str | None = None, run_id: str | None = None, tenant: str | None = None) -> Iterator[None]:
-    """What the lines logged inside are about, in this task and those it starts."""
-    before = _about.get({})
-    given = {"request_id": request_id, "run_id": run_id, "tenant": tenant}
-    _about.set({**before, **{name: value for name, value in given.items() if value is not None}})
+def about(**what: str) -> Iterator[None]:
+    """What the lines logged inside are about, in this task and those it starts: `request_id`, `run_id`, `tenant`,
+    `trace_id`."""
+    before = _about.get(None) or {}
+    _about.set({**before, **what})
     try:
         yield
     finally:
         _about.set(before)
 
 
+def begin(**what: str) -> None:
+    """What this task is about from now on, and nothing of what it was about before."""
+    _about.set(what)
+
+
+def note(**what: str) -> None:
+    """What has become known of it, also for the lines of those who called, up to where `begin` or `about` stands."""
+    found = _about.get(None)
+    if found is not None:
+        found.update(what)
+
+
 class _About(logging.Filter):
+    """Puts on each line what it is about, and which process says so."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
     def filter(self, record: logging.LogRecord) -> bool:
-        for name, value in _about.get({}).items():
+        for name, value in (_about.get(None) or {}).items():
             record.__dict__.setdefault(name, value)
+        record.__dict__.setdefault("process_kind", self._process)
         return True
 
 
@@ -84,12 +108,14 @@ class Text(logging.Formatter):
 
 
 class Json(logging.Formatter):
-    """One object a line: time, level, logger, message, what it is about, and `exception`."""
+    """One object a line: time, level, process, logger, message, what it is about, and `exception`."""
 
     def format(self, record: logging.LogRecord) -> str:
         row = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
+            "process": record.__dict__.get("process_kind", ""),
+            "pid": record.process,
             "logger": record.name,
             "message": _message(record),
             **_extras(record),
@@ -99,12 +125,21 @@ class Json(logging.Formatter):
         return json.dumps(row, ensure_ascii=False)
 
 
-def start(level: str, form: str, stream: TextIO | None = None) -> None:
-    """Once a process, by its cli. `form`: auto, text or json."""
+Form = Literal["json", "text"]
+
+
+def resolve(form: str, stream: TextIO | None = None) -> Form:
+    """What `log.format` comes to on this stream."""
+    return "text" if form == "text" or (form == "auto" and (stream or sys.stderr).isatty()) else "json"
+
+
+def start(level: str, form: str, stream: TextIO | None = None, *, process: str = "clinvk") -> Form:
+    """Once a process, by its cli. `form`: auto, text or json. Returns what that has come to."""
     out = stream or sys.stderr
+    resolved = resolve(form, out)
     handler = logging.StreamHandler(out)
-    handler.addFilter(_About())
-    handler.setFormatter(Text() if form == "text" or (form == "auto" and out.isatty()) else Json())
+    handler.addFilter(_About(process))
+    handler.setFormatter(Text() if resolved == "text" else Json())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -113,3 +148,37 @@ def start(level: str, form: str, stream: TextIO | None = None) -> None:
         # One step quieter than ours, but an error is never kept back.
         quieter = logging.INFO if root.level <= logging.DEBUG else max(logging.WARNING, root.level)
         logging.getLogger(name).setLevel(quieter)
+    return resolved
+
+
+def hook() -> None:
+    """What nobody catches is logged too, as a line like the others: of the main thread, of threads, of destructors."""
+
+    def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            logging.getLogger("clinvk").critical("ended by an exception", exc_info=(kind, error, trace))
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        name = args.thread.name if args.thread is not None else "?"
+        logging.getLogger("clinvk").error("thread %s ended by an exception", name, exc_info=args.exc_value)
+
+    def unraisable(args: "sys.UnraisableHookArgs") -> None:
+        logging.getLogger("clinvk").error("an exception in a destructor", exc_info=args.exc_value)
+
+    sys.excepthook = uncaught
+    threading.excepthook = in_thread
+    sys.unraisablehook = unraisable
+
+
+def say(form: Form, process: str, level: str, message: str) -> None:
+    """One line to stderr at once and without locks: from a signal handler, and from who has no logging."""
+    now = time.time()
+    if form == "json":
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
+        row = {"time": at, "level": level, "process": process, "pid": os.getpid(), "logger": "clinvk"}
+        line = json.dumps({**row, "message": mask(message)}, ensure_ascii=False)
+    else:
+        at = time.strftime("%H:%M:%S", time.localtime(now))
+        line = f"{at} {level:7} clinvk {process}: {mask(message)}".translate(_CONTROLS)
+    with contextlib.suppress(OSError):
+        os.write(2, line.encode() + b"\n")

@@ -88,6 +88,15 @@ class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     workspace: str | None = None  # a kept directory of this name is the cwd, which runs of a flow may share
     start_within_s: float | None = None  # its caller's patience: not started within it, it is refused
     reply: dict[str, Any] = {}  # what the dialect's answer repeats of the request; of no meaning to workers
+    traceparent: str | None = None  # W3C trace context: the trace that its request belongs to, and its span there
+    tracestate: str | None = None
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What the log's lines about it carry."""
+        trace_id = (self.traceparent or "")[3:35]
+        told = {"request_id": self.request_id, "run_id": self.id, "tenant": self.tenant, "trace_id": trace_id}
+        return {name: value for name, value in told.items() if value}
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=False):

@@ -78,7 +78,7 @@ class Sweeper:
         for run_id in lost:
             if (run := await self._runs.get(run_id)) is not None:
                 how = await self._runs.expire(run.spec, run.cancelling or WORKER_LOST)
-                _log.warning("run %s lost its worker on %s: %s", run_id, run.host, how)
+                _log.warning("run %s lost its worker on %s: %s", run_id, run.host, how, extra=run.spec.about)
         waited = Failure("timeout", f"no worker had room for it within {self._max_wait_s:g} s", "waited_too_long")
         for run_id in overdue:
             if (run := await self._runs.get(run_id)) is not None:
@@ -95,7 +95,7 @@ class Sweeper:
             try:
                 await self._dispatch.carry_on(flow_id)
             except ClinvkError as error:  # one flow's trouble is not the others'
-                _log.warning("flow %s cannot be carried on: %s", flow_id, error.message)
+                _log.warning("flow %s cannot be carried on: %s", flow_id, error.message, extra={"run_id": flow_id})
         for session_id in old:
             await self._sessions.forget(session_id, idle_since_s=time.time() - self._session_s)
         return len(lost) == _LIMIT or len(overdue) == _LIMIT

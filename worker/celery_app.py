@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import celery.apps.worker
 import kombu.transport
 import kombu.transport.redis
 from billiard.einfo import ExceptionInfo
@@ -23,7 +24,7 @@ from kombu.utils.scheduling import round_robin_cycle
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, ResponseError
 
-from shared import names
+from shared import log, names
 from worker.gate import Gate
 
 _log = logging.getLogger(__name__)
@@ -179,6 +180,7 @@ def create_worker(
     hostname: str,
     concurrency: int,
     loglevel: str,
+    form: log.Form = "text",
 ) -> Any:
     """Celery's worker, to be started on the main thread; when that returns though nobody is stopping, it has died and
     another may be made. `carry_out` starts a run, of a queue, in the runner's loop; its result False puts the message
@@ -222,8 +224,11 @@ def create_worker(
 
     app.steps["consumer"].add(Ready)
 
-    from celery.signals import worker_shutting_down
+    from celery.signals import setup_logging, worker_shutting_down
 
+    # With anybody connected, Celery leaves the logs as shared.log has set them up.
+    celery.apps.worker.safe_say = lambda text, *_: log.say(form, "worker", "info", text)  # past the logs, as its own
+    setup_logging.connect(_leave_logs, weak=False, dispatch_uid="clinvk")
     worker_shutting_down.connect(lambda **_: on_stop(), weak=False, dispatch_uid="clinvk")
     given = {"carry_out": staticmethod(carry_out), "gate": gate, "is_stopping": staticmethod(is_stopping)}
     worker = app.Worker(
@@ -235,9 +240,24 @@ def create_worker(
         without_heartbeat=True,
         optimization="fair",
         loglevel=loglevel,
+        quiet=True,
     )
+    for name in ("celery.worker.strategy", "celery.worker.request", "celery.app.trace"):
+        logging.getLogger(name).addFilter(_of_run)
     gate.on_change = lambda: worker.hub.call_soon(_nothing)  # which wakes it, so that it looks anew
     return worker
+
+
+def _leave_logs(**_: Any) -> None:
+    """A receiver that does nothing."""
+
+
+def _of_run(record: logging.LogRecord) -> bool:
+    """Celery's own lines about a task, whose id is the run's."""
+    about = record.__dict__.pop("data", None)
+    if isinstance(about, dict) and "id" in about:
+        record.__dict__["run_id"] = about["id"]
+    return True
 
 
 def _not_here() -> "concurrent.futures.Future[bool]":

@@ -1,15 +1,19 @@
 """`clinvk worker`: checks the configuration and becomes the warden over a worker process."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from shared import log
 from shared.config_sources import load
 from shared.errors import ConfigError
 from worker import warden
 from worker.warden import LIFELINE
+
+_log = logging.getLogger(__name__)
 
 
 def worker(argv: Sequence[str]) -> int:
@@ -24,8 +28,9 @@ def worker(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     flags = {"worker.concurrency": args.concurrency, "worker.name": args.name}
     loaded = load(args.config, os.environ, flags)
+    form = log.start(loaded.config.log.level, loaded.config.log.format, process="warden")
     for warning in loaded.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        _log.warning("%s", warning)
     if not loaded.config.redis.url:
         raise ConfigError("a worker needs redis.url (CLINVK_REDIS_URL); `clinvk serve` alone runs everything here")
     known = ("claude", "codex", "gemini", "echo")
@@ -39,4 +44,5 @@ def worker(argv: Sequence[str]) -> int:
         environ,
         lifeline=None if lifeline is None else int(lifeline),
         lease_s=loaded.config.worker.lease_secs,
+        form=form,
     )

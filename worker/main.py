@@ -240,7 +240,8 @@ def main(argv: Sequence[str]) -> int:
     flags = {"worker.concurrency": args.concurrency, "worker.name": args.name}
     loaded = load(args.config, os.environ, flags)
     config = loaded.config
-    log.start(config.log.level, config.log.format)
+    form = log.start(config.log.level, config.log.format, process="worker")
+    log.hook()
     tree.become_subreaper()
     only = [name.strip() for name in args.backends.split(",")] if args.backends else None
     backends = offered(config, only)
@@ -253,7 +254,7 @@ def main(argv: Sequence[str]) -> int:
     for number in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda *_: None)  # ignored ones would stay so in the CLIs
     while True:
-        worker = _celery(side, backends)
+        worker = _celery(side, backends, form)
         memory.settle()
         worker.start()
         if side.is_stopping or not side.runner.running:
@@ -265,7 +266,7 @@ def main(argv: Sequence[str]) -> int:
     return int(worker.exitcode or 0)
 
 
-def _celery(side: Side, backends: Sequence[str]) -> Any:
+def _celery(side: Side, backends: Sequence[str], form: log.Form) -> Any:
     config = side.config
     return create_worker(
         config.redis.url or "",
@@ -278,6 +279,7 @@ def _celery(side: Side, backends: Sequence[str]) -> Any:
         hostname=f"{side.instance}@{side.host}",
         concurrency=config.worker.concurrency,
         loglevel=config.log.level.upper(),
+        form=form,
     )
 
 

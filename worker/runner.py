@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
+from shared import log
 from shared.errors import (
     ClinvkError,
     InvalidRequest,
@@ -94,6 +95,7 @@ class Runner:
         """Returns whether the hint has been dealt with; False: it must go back to the queue."""
         if run_id in self._held:
             return True
+        log.begin(run_id=run_id)
         async with self._slots.get(backend, contextlib.nullcontext()):
             return await self._carry_out(run_id)
 
@@ -110,6 +112,7 @@ class Runner:
             return True  # the sweep gives another hint
         if claim is None:
             return True
+        log.begin(**claim.spec.about)
         live = Live(claim, claimed_at, self._limits.max_output_bytes)
         self._held[run_id] = live
         self._empty.clear()

@@ -71,7 +71,7 @@ class Stage:
         )
         try:
             settings = self._settings(config, command)
-            env = self._env(backend, config, f"{place.scratch}/tmp")
+            env = self._env(backend, config, f"{place.scratch}/tmp") | _trace(spec)
             launch = backend.launch(spec, settings, place, env)
             try:
                 _lay_out(launch)
@@ -133,6 +133,12 @@ class Stage:
             or (not name.startswith("CLINVK_") and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
         }
         return {"LANG": "C.UTF-8", "TERM": "xterm-256color", **env, "HOME": self._user_home, "TMPDIR": tmp}
+
+
+def _trace(spec: RunSpec) -> dict[str, str]:
+    """Where in a trace a CLI that takes part in it stands."""
+    given = {"TRACEPARENT": spec.traceparent, "TRACESTATE": spec.tracestate}
+    return {name: value for name, value in given.items() if value}
 
 
 def _under(order: Sequence[str], mode: str | None, ceiling: str | None, *, unsaid: str) -> str | None:

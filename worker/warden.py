@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from _json import encode_basestring_ascii
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
@@ -52,17 +53,18 @@ def run(
     lifeline: int | None = None,
     restart: bool | None = None,
     lease_s: float = 0.0,
+    form: str = "text",
 ) -> int:
     """Runs the worker until it ends in good order or is told to; a crash is followed by another start, later and later,
     unless the configuration is wrong, or whoever holds our lifeline is there to decide. For a process of its own with
-    one thread. `lease_s`: of its runs; 0: nobody minds a frozen one. Returns its exit code.
+    one thread. `lease_s`: of its runs; 0: nobody minds a frozen one. `form` of its own lines: text or json. Returns its exit code.
 
     SIGTERM, SIGINT and SIGHUP: the worker may finish what it runs. SIGQUIT or a second one: five seconds to do so.
     """
     tree.become_subreaper()
     if forsaken := tree.end_forsaken():
-        _say(f"ended processes that an earlier worker left behind: {forsaken}")
-    warden = Warden(lifeline, lease_s)
+        _say(form, f"ended processes that an earlier worker left behind: {forsaken}")
+    warden = Warden(lifeline, lease_s, form)
     again = lifeline is None if restart is None else restart
     crashes = 0
     while True:
@@ -72,13 +74,18 @@ def run(
             return code
         crashes = min(crashes + 1, 10) if time.monotonic() - begun < _LONG_LIFE_S else 1
         pause_s = min(0.1 * 2**crashes, _PAUSE_S)
-        _say(f"the worker process ended with {code}; starting it again in {pause_s:g} s")
+        _say(form, f"the worker process ended with {code}; starting it again in {pause_s:g} s")
         if not warden.rest(pause_s):
             return code
 
 
 def become(
-    argv: Sequence[str], environ: Mapping[str, str], *, lifeline: int | None = None, lease_s: float = 0.0
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    lifeline: int | None = None,
+    lease_s: float = 0.0,
+    form: str = "text",
 ) -> NoReturn:
     """As `run`, in a fresh interpreter that takes this one's place: half the memory. Does not return."""
     if lifeline is not None:
@@ -86,24 +93,35 @@ def become(
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  # pathlib costs 1 MB
     code = f"import sys; sys.path.insert(0, {root!r}); from worker.warden import main; sys.exit(main(sys.argv[1:]))"
     # No site-packages, nothing from PYTHON*: the worker itself gets both again.
-    line = [sys.executable, "-S", "-E", "-c", code, "-" if lifeline is None else str(lifeline), str(lease_s), *argv]
+    line = [
+        sys.executable,
+        "-S",
+        "-E",
+        "-c",
+        code,
+        "-" if lifeline is None else str(lifeline),
+        str(lease_s),
+        form,
+        *argv,
+    ]
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, line, dict(environ))  # noqa: S606  # that is what it is for
 
 
 def main(args: Sequence[str]) -> int:
-    """`LIFELINE|- LEASE WORD...`: what `become` says to itself."""
+    """`LIFELINE|- LEASE text|json WORD...`: what `become` says to itself."""
     lifeline = None if args[0] == "-" else int(args[0])
     if lifeline is not None:
         os.set_inheritable(lifeline, False)
-    return run(args[2:], os.environ, lifeline=lifeline, lease_s=float(args[1]))
+    return run(args[3:], os.environ, lifeline=lifeline, lease_s=float(args[1]), form=args[2])
 
 
 class Warden:
     """`told` counts how often it was told to end: twice is impatient, the end of the lifeline is at once."""
 
-    def __init__(self, lifeline: int | None, lease_s: float = 0.0) -> None:
+    def __init__(self, lifeline: int | None, lease_s: float = 0.0, form: str = "text") -> None:
+        self._form = form
         self.told = 0
         self._child = 0
         self._kill_at: float | None = None
@@ -150,12 +168,12 @@ class Warden:
                 self._judge_silence()
             return code
         except OSError as error:  # it cannot even be started
-            _say(f"cannot start {argv[0]!r}: {error.strerror}")
+            self._say(f"cannot start {argv[0]!r}: {error.strerror}")
             return 127
         finally:
             self._child = 0
             if not tree.kill_below(os.getpid(), _KILL_WITHIN_S):
-                _say("some processes of the worker do not die")
+                self._say("some processes of the worker do not die")
             os.close(write)
             self._listen_no_more()
 
@@ -166,7 +184,7 @@ class Warden:
         if now > self._silent_at + _LATE_S:
             self._silent_at = now + _LATE_S
             return
-        _say(f"the worker process has not moved for {self._silence_s:g} s; killing it with all below it")
+        self._say(f"the worker process has not moved for {self._silence_s:g} s; killing it with all below it")
         self._silent_at = None
         self._send(signal.SIGKILL)
 
@@ -205,6 +223,9 @@ class Warden:
             self._kill_at = time.monotonic() + _IMPATIENT_S
         self._send(signal.SIGTERM)
 
+    def _say(self, text: str) -> None:
+        _say(self._form, text)
+
     def _send(self, number: int) -> None:
         if self._child:  # not reaped yet, so that the number is still its own
             os.kill(self._child, number)
@@ -227,6 +248,13 @@ def _note(*_: object) -> None:
     """The number stands in the wakeup pipe."""
 
 
-def _say(text: str) -> None:
+def _say(form: str, text: str) -> None:
+    line = f"clinvk worker: {text}"
+    if form == "json":  # as shared.log writes it, which with all that it imports would double this process
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        line = (
+            f'{{"time": "{at}", "level": "warning", "process": "warden", "pid": {os.getpid()}, '
+            f'"logger": "worker.warden", "message": {encode_basestring_ascii(text)}}}'
+        )
     with contextlib.suppress(OSError, ValueError):  # a terminal may be gone
-        print(f"clinvk worker: {text}", file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)

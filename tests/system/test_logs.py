@@ -1,0 +1,140 @@
+"""Logs of the real processes: every line an object that says what it is about, and never a word of a prompt."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.system.service import Service, kill_pid, living, prompt, serving, until
+
+CANARY = "xyzzy-canary"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+pytestmark = pytest.mark.redis
+
+CLAUDE = json.dumps([sys.executable, "-I", "-S", str(Path(__file__).parent / "sdks" / "fake_claude.py")])
+
+
+def rows(service: Service) -> list[dict]:
+    found = []
+    for path in sorted(service.folder.glob("*.log")):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)  # every one of them
+            assert {"time", "level", "process", "pid", "logger", "message"} <= row.keys(), row
+            found.append({**row, "file": path.name})
+    return found
+
+
+def ask_in_every_way(base: str) -> None:
+    """Each dialect whole, as a stream and wrong; the words of the prompt are the canary's throughout."""
+    chat = {"model": "claude", "messages": [{"role": "system", "content": CANARY}, {"role": "user", "content": CANARY}]}
+    message = {"model": "claude", "max_tokens": 9, "system": CANARY, "messages": [{"role": "user", "content": CANARY}]}
+    answer = {"model": "claude", "input": CANARY, "instructions": CANARY}
+    native = {"backend": "echo", "prompt": CANARY, "metadata": {"note": CANARY}}
+    bad = {"prompt": CANARY, "backend": CANARY, CANARY: CANARY, "model": 7, "messages": CANARY, "input": 7}
+    paths = {
+        "/api/v1/prompt": native,
+        "/openai/v1/chat/completions": chat,
+        "/openai/v1/responses": answer,
+        "/anthropic/v1/messages": message,
+    }
+    with httpx.Client(base_url=base, timeout=60) as client:
+        for path, body in paths.items():
+            assert client.post(path, json=body).status_code == 200, path
+            client.post(path, json={**body, "stream": True})
+            assert client.post(path, json=bad).status_code == 400
+            assert client.post(path, content=f'{{"prompt": "{CANARY}').status_code == 400
+        for body in (
+            {"output_format": "stream-json"},
+            {"extra": ["--exit-code=3"]},
+            {"backend": "claude", "system_prompt": CANARY},
+            {"backend": "claude", "system_prompt": CANARY, "dry_run": True},
+            {"backend": "claude", "prompt": f"{CANARY} [[fake:die n=3]]"},
+            {"backend": "claude", "prompt": f"{CANARY} [[fake:fail status=429]]"},
+            {"backend": "claude", "prompt": f"{CANARY} [[fake:hang]]", "timeout_secs": 0.2},
+            {"system_prompt": CANARY},
+            {"timeout_secs": 0.2, "extra": ["--hang"]},
+        ):
+            client.post("/api/v1/prompt", json={**native, **body})
+        tasks = [{**native}, {**native, "extra": ["--exit-code=1"]}]
+        assert client.post("/api/v1/parallel", json={"tasks": tasks}).status_code == 200
+        assert client.post("/api/v1/chain", json={"steps": [native, {**native, "prompt": "{{previous}}"}]}).is_success
+        assert client.post("/api/v1/compare", json={"prompt": CANARY, "backends": ["echo"]}).status_code == 200
+        session = client.get("/api/v1/sessions").json()["sessions"][-1]["id"]
+        assert client.post(f"/api/v1/sessions/{session}/resume", json={"prompt": CANARY}).status_code == 200
+
+
+def test_no_log_holds_a_word_of_a_prompt_even_at_debug():
+    with serving(CLINVK_LOG__LEVEL="debug", CLINVK_BACKENDS__CLAUDE__COMMAND=CLAUDE) as service:
+        ask_in_every_way(service.apis[0][1])
+        for process in (service.workers[0], service.apis[0][0]):
+            process.send(signal.SIGTERM)
+            process.wait()
+
+        told = rows(service)
+
+    assert not [row for row in told if CANARY in json.dumps(row)]
+    assert {row["process"] for row in told} >= {"api", "worker"}
+    assert [row for row in told if row["logger"].startswith("celery")]
+    assert any("Warm shutdown" in row["message"] for row in told)
+
+
+def test_lines_of_all_processes_say_which_request_run_tenant_and_trace_they_are_about():
+    with serving(CLINVK_API_KEYS="k-1234", CLINVK_LOG__LEVEL="debug") as service:
+        base = service.apis[0][1]
+        headers = {"x-api-key": "k-1234", "x-request-id": "my-request", "traceparent": f"00-{TRACE}-{'1' * 16}-01"}
+        answer = httpx.post(
+            base + "/api/v1/prompt", json={"backend": "echo", "prompt": "hi"}, headers=headers, timeout=30
+        )
+        run_id = answer.headers["x-run-id"]
+        about = {"request_id": "my-request", "run_id": run_id, "trace_id": TRACE}
+
+        def lines(logger: str) -> list[dict]:
+            return [row for row in rows(service) if row["logger"] == logger and about.items() <= row.items()]
+
+        assert until(lambda: lines("clinvk.access"))[0]["tenant"].startswith("key-")
+        assert until(lambda: lines("worker.runner"))[0]["tenant"].startswith("key-")
+        assert [r for r in rows(service) if r["logger"].startswith("celery") and r.get("run_id") == run_id]
+        assert answer.headers["traceparent"].startswith(f"00-{TRACE}-")
+        assert answer.headers["traceparent"].split("-")[2] != "1" * 16
+
+
+def test_the_cli_is_told_its_place_in_the_trace_and_who_has_none_is_given_one():
+    with serving(CLINVK_BACKENDS__ECHO__COMMAND='["sh", "-c", "cat >/dev/null; env >&2; exit 3"]') as service:
+        base = service.apis[0][1]
+        given = f"00-{TRACE}-{'1' * 16}-01"
+
+        answer = httpx.post(
+            base + "/api/v1/prompt",
+            json={"backend": "echo", "prompt": "hi"},
+            headers={"traceparent": given, "tracestate": "a=1,b=2"},
+            timeout=30,
+        )
+        without = prompt(base, "hi")
+
+    assert f"TRACEPARENT={answer.headers['traceparent']}\n" in answer.json()["error"]
+    assert "TRACESTATE=a=1,b=2\n" in answer.json()["error"]
+    assert "TRACEPARENT=00-" in without["error"]
+    assert "TRACESTATE" not in without["error"]
+
+
+def test_the_warden_too_says_its_lines_as_objects():
+    with serving() as service:
+        kill_pid(service.celery_of(service.workers[0]))
+
+        said = until(lambda: [row for row in rows(service) if row["process"] == "warden"])
+
+        assert "ended with 137; starting it again" in said[0]["message"]
+        assert living(service.marker)
+
+
+def test_the_text_form_is_for_people():
+    with serving(CLINVK_LOG__FORMAT="text") as service:
+        prompt(service.apis[0][1], "hi")
+        text = until(lambda: "run_id=run_" in service.logs() and service.logs())
+
+    assert "info    clinvk.access: POST /api/v1/prompt 200" in text
+    assert "clinvk is ready on" in text
