@@ -16,7 +16,7 @@ from worker.backends.claude_input import IMAGES, session_file, session_id, stdin
 from worker.backends.lines import Lines, number, part, parts, text
 from worker.backends.options import extra, lacking, resolve
 
-_PERMISSION = {
+PERMISSION = {
     "": "default",
     "default": "default",
     "auto": "acceptEdits",
@@ -24,7 +24,7 @@ _PERMISSION = {
     "always": "dontAsk",
 }
 _READING = ("Read", "Glob", "Grep", "WebFetch", "WebSearch", "TodoWrite")
-_EFFORT = {"none": "low", "minimal": "low"}  # it has low, medium, high, xhigh, max
+EFFORT = {"none": "low", "minimal": "low"}  # it has low, medium, high, xhigh, max
 _VALUE_TOOL = "StructuredOutput"  # its way to an answer of a schema; no tool that a caller would know of
 _EXTRA = ("--fallback-model=", "--effort=")
 
@@ -74,7 +74,7 @@ class Claude(Backend):
                 field="approval_mode",
             )
         argv = [*settings.command, "-p", "--input-format", "stream-json", "--output-format", "stream-json"]
-        argv += ["--verbose", "--include-partial-messages", "--permission-mode", _PERMISSION[options.approval]]
+        argv += ["--verbose", "--include-partial-messages", "--permission-mode", PERMISSION[options.approval]]
         # Variadic flags: the next word that begins with -- ends them.
         if options.sandbox == "read-only":
             argv += ["--tools", ",".join(_READING)]
@@ -88,7 +88,7 @@ class Claude(Backend):
         if options.max_turns:
             argv += ["--max-turns", str(options.max_turns)]
         if options.effort:
-            argv += ["--effort", _EFFORT.get(options.effort, options.effort)]
+            argv += ["--effort", EFFORT.get(options.effort, options.effort)]
         files = {}
         if spec.resume:
             argv += ["--resume", spec.resume]
