@@ -20,6 +20,7 @@ from worker.backends.options import Options, resolve
 
 READY = "ready"  # the id of what a spare is asked at its start; it answers when it has loaded
 _RUN = "CLINVK_RUN"
+_OF_THE_RUN = ("TMPDIR", "TRACEPARENT", "TRACESTATE")  # variables that differ from run to run
 _PARK = "--await-claim"  # it waits for its directory too
 
 _NOWHERE = Place(cwd="/", scratch="/", home="/", own_home="/")
@@ -29,7 +30,7 @@ class Kind(msgspec.Struct, frozen=True):
     """What a spare's start has fixed. A run can take any spare of its own kind."""
 
     argv: tuple[str, ...]
-    env: tuple[tuple[str, str], ...]  # sorted, without TMPDIR
+    env: tuple[tuple[str, str], ...]  # sorted, without those of the run
 
     def __repr__(self) -> str:
         return f"Kind({len(self.argv)} words)"  # there are secrets in the environment
@@ -87,9 +88,10 @@ def kind_of(spec: RunSpec, settings: Settings, place: Place, env: Mapping[str, s
         session_id=None if spec.session_id is None else "spare",
     )
     plain = msgspec.structs.replace(settings, model=None, system_prompt=None, approval_mode=None, sandbox_mode=None)
+    env = {name: value for name, value in env.items() if name not in _OF_THE_RUN}
     launch = Claude().launch(nothing, plain, _NOWHERE, env)
     argv = launch.argv if place.cwd == own_cwd(place) else (*launch.argv, _PARK)
-    return Kind(argv, tuple(sorted((name, value) for name, value in launch.env.items() if name != "TMPDIR")))
+    return Kind(argv, tuple(sorted(launch.env.items())))
 
 
 def own_cwd(place: Place) -> str:
@@ -101,7 +103,9 @@ def orders(spec: RunSpec, settings: Settings, place: Place, launch: Launch, kind
     """`launch` is what the run would be started with alone: the same bytes greet it and ask it."""
     options = _options(spec, settings)
     greeting, _, message = launch.stdin.partition(b"\n")
-    flags: dict[str, Any] = {"env": {_RUN: spec.id}}  # its tools are known as the run's
+    env = {_RUN: spec.id, "TRACEPARENT": spec.traceparent, "TRACESTATE": spec.tracestate}
+    # For its tools, which are known as the run's so.
+    flags: dict[str, Any] = {"env": {name: value for name, value in env.items() if value}}
     if not _pinned(spec, settings):
         if options.model:
             flags["model"] = options.model

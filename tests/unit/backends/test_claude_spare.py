@@ -28,8 +28,9 @@ def told(
 ) -> tuple[Kind, Orders, list[dict[str, Any]]]:
     spec = RunSpec(**{"id": "run_1", "tenant": "t", "backend": "claude", "prompt": "the prompt"} | fields)
     settings = settings or Settings(command=("/bin/claude",))
-    launch: Launch = Claude().launch(spec, settings, place(cwd=cwd), ENV)
-    kind = kind_of(spec, settings, place(cwd=cwd), ENV)
+    env = ENV | ({"TRACEPARENT": spec.traceparent} if spec.traceparent else {})
+    launch: Launch = Claude().launch(spec, settings, place(cwd=cwd), env)
+    kind = kind_of(spec, settings, place(cwd=cwd), env)
     given = orders(spec, settings, place(cwd=cwd), launch, kind)
     return kind, given, [json.loads(line)["request"] for _, line in given.settings]
 
@@ -46,6 +47,7 @@ def told(
         {"approval_mode": "always"},
         {"attachments": (Attachment(media_type="image/png", data="aGk=", field="f"),)},
         {"id": "run_2", "prompt": "another", "tenant": "u"},
+        {"traceparent": "00-a-b-01"},
     ],
 )
 def test_what_can_be_told_makes_no_kind_of_its_own(fields):
@@ -121,6 +123,12 @@ def test_the_run_is_told_in_order_and_greeted_with_the_bytes_of_a_start_of_its_o
     assert message["client_composed"] is True
     assert message["message"]["content"] == [{"type": "text", "text": "the prompt"}]
     assert given.message.endswith(b"\n")
+
+
+def test_its_tools_are_known_as_the_runs_and_stand_in_its_trace():
+    _, _, said = told(id="run_7", traceparent="00-a-b-01")
+
+    assert said[0]["settings"]["env"] == {"CLINVK_RUN": "run_7", "TRACEPARENT": "00-a-b-01"}
 
 
 def test_a_run_that_nothing_is_asked_of_takes_only_spares_started_so():
