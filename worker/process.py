@@ -17,6 +17,8 @@ from typing import NamedTuple
 from shared.errors import InvalidRequest
 from worker import tree
 from worker.backends.base import Exit, Launch
+from worker.course import Course
+from worker.feed import Feed
 from worker.refusal import refusal
 
 _log = logging.getLogger(__name__)
@@ -43,12 +45,17 @@ class Flood(NamedTuple):
     tell: Callable[[], None]
 
 
-class Process:
-    """`async with await Process.start(…)`: when the block is left, nothing of it lives."""
+class Process(Course):
+    """`async with await Process.start(…)`: when the block is left, nothing of it lives.
 
-    def __init__(self, mark: tree.Mark, child: _Child, stdin: bytes, tail: int | None, flood: Flood | None) -> None:
+    One that is `kept` has an open stdin (`write`) and may serve more than one run: it is a course no runner sees.
+    """
+
+    def __init__(
+        self, mark: tree.Mark, child: _Child, stdin: bytes, tail: int | None, flood: Flood | None, *, kept: bool
+    ) -> None:
         self.pid = child.pid
-        self._mark = mark
+        self.mark = mark
         self._loop = asyncio.get_running_loop()
         self._child = child
         self._known: set[tree.Seen] = set()
@@ -65,15 +72,13 @@ class Process:
         self._cutting: asyncio.TimerHandle | None = None
         self._stderr = bytearray()
         self._err_open = True
-        self._stdin = memoryview(stdin)
         assert child.stdin is not None
         assert child.stderr is not None
-        self._in, self._err = child.stdin.fileno(), child.stderr.fileno()
+        self._err = child.stderr.fileno()
         self._out = tail if child.stdout is None else child.stdout.fileno()
         self._pidfd = os.pidfd_open(child.pid)
         self._loop.add_reader(self._pidfd, self._on_exit)
         self._loop.add_reader(self._err, self._on_stderr)
-        os.set_blocking(self._in, False)
         os.set_blocking(self._err, False)
         if tail is None:
             assert self._out is not None
@@ -81,11 +86,18 @@ class Process:
             self._loop.add_reader(self._out, self._on_stdout)
         else:
             self._tailing = self._loop.create_task(self._follow_file(tail, flood), name=f"tail-{mark.run_id}")
-        self._write()
+        self._feed = Feed(child.stdin, stdin, close_after=not kept)
 
     @classmethod
     async def start(
-        cls, launch: Launch, *, run_id: str, instance: str, scratch: str, flood: Flood | None = None
+        cls,
+        launch: Launch,
+        *,
+        run_id: str,
+        instance: str,
+        scratch: str,
+        flood: Flood | None = None,
+        kept: bool = False,
     ) -> "Process":
         """`launch.cwd` must be free of symlinks: one that came in since it was judged is found here.
 
@@ -127,17 +139,13 @@ class Process:
                     os.close(fd)
         try:
             _widen(child, len(launch.stdin))
-            return cls(mark, child, launch.stdin, tail, flood)
+            return cls(mark, child, launch.stdin, tail, flood, kept=kept)
         except OSError as error:  # as good as out of descriptors
             _disown(child, tail)
             raise refusal(error, launch) from error
 
-    async def __aenter__(self) -> "Process":
-        return self
-
     async def __aexit__(self, *exc: object) -> None:
-        """A cancellation that comes meanwhile waits until the end is reached, which has its own limits."""
-        ending = self._loop.create_task(self._finish(), name=f"end-{self._mark.run_id}")
+        ending = self._loop.create_task(self._finish(), name=f"end-{self.mark.run_id}")
         cancelled: asyncio.CancelledError | None = None
         while not ending.done():
             try:
@@ -157,7 +165,6 @@ class Process:
     # -- bytes
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """What the CLI writes to stdout, as it comes, until its end. For one reader."""
         while True:
             if self._buffer:
                 data = bytes(self._buffer)
@@ -254,18 +261,13 @@ class Process:
             self._err_open = False
             self._wake.set()
 
-    def _write(self) -> None:
-        assert self._child.stdin is not None
-        try:
-            while self._stdin:
-                self._stdin = self._stdin[os.write(self._in, self._stdin) :]
-        except BlockingIOError:
-            self._loop.add_writer(self._in, self._write)
-            return
-        except OSError:  # it reads no more: its own affair
-            self._stdin = self._stdin[:0]
-        self._loop.remove_writer(self._in)
-        self._child.stdin.close()
+    def write(self, data: bytes) -> None:
+        """To the stdin of one that is kept."""
+        self._feed.write(data)
+
+    def hang_up(self) -> None:
+        """The end of its stdin, by which one that is kept ends in good order."""
+        self._feed.end()
 
     # -- its end
 
@@ -303,7 +305,7 @@ class Process:
             tree.kill(self._known)
             self._signal(signal.SIGKILL)
             if not await self._gone(_GONE_WITHIN_S):
-                _log.error("run %s: process %d does not die of SIGKILL", self._mark.run_id, self.pid)
+                _log.error("run %s: process %d does not die of SIGKILL", self.mark.run_id, self.pid)
                 tree.own.discard(self.pid)  # whoever looks for orphans later reaps it
                 self._code = -signal.SIGKILL
                 self._end_child()
@@ -331,13 +333,13 @@ class Process:
         deadline = self._loop.time() + _GONE_WITHIN_S
         pause_s = 0.0
         while True:
-            found, believable = tree.leftovers(self._mark, self._known)
+            found, believable = tree.leftovers(self.mark, self._known)
             if not found and believable:
                 return
             self._known.update(found)
             tree.kill(found)
             if self._loop.time() > deadline:
-                _log.error("run %s: still there after SIGKILL: %s", self._mark.run_id, [seen.pid for seen in found])
+                _log.error("run %s: still there after SIGKILL: %s", self.mark.run_id, [seen.pid for seen in found])
                 return
             if not found and self._loop.time() > deadline - _GONE_WITHIN_S + _UNSURE_S:
                 return  # an orphan that cannot be told from one of this run, on a host that allows no tags
@@ -351,9 +353,7 @@ class Process:
             self._tailing.cancel()
         if self._cutting is not None:
             self._cutting.cancel()
-        if self._child.stdin is not None and not self._child.stdin.closed:
-            self._loop.remove_writer(self._in)
-            self._child.stdin.close()
+        self._feed.close()
         for fd in (self._pidfd, self._out, self._err):
             if fd is not None:
                 self._loop.remove_reader(fd)

@@ -25,6 +25,7 @@ from shared.store.runs import Runs
 from shared.sweep import WORKER_LOST
 from worker import tree
 from worker.backends.base import Exit, Launch, Parser
+from worker.course import Course
 from worker.forever import forever
 from worker.live import Live, Publisher, cut
 from worker.marks import Marks
@@ -162,20 +163,25 @@ class Runner:
         finally:
             prepared.clean()
 
-    async def _run_cli(self, live: Live, prepared: Prepared) -> Outcome:
-        parser = prepared.backend.parser(live.spec)
-        async with await Process.start(
+    async def _open(self, live: Live, prepared: Prepared) -> tuple[Course, Parser]:
+        """By a warm process where one can serve it, else by a process of its own."""
+        process = await Process.start(
             prepared.launch,
             run_id=live.spec.id,
             instance=self._instance,
             scratch=prepared.scratch,
             flood=Flood(live.max_raw_bytes, live.overflow),
-        ) as process:
-            pump = asyncio.create_task(self._pump(live, process, parser), name=f"pump-{live.spec.id}")
+        )
+        return process, prepared.backend.parser(live.spec)
+
+    async def _run_cli(self, live: Live, prepared: Prepared) -> Outcome:
+        course, parser = await self._open(live, prepared)
+        async with course:
+            pump = asyncio.create_task(self._pump(live, course, parser), name=f"pump-{live.spec.id}")
             try:
                 await self._watch(live, pump)
                 if not pump.done():
-                    await process.end(grace_s=self._limits.end_grace_s, fast=live.fast)
+                    await course.end(grace_s=self._limits.end_grace_s, fast=live.fast)
                 exit = await pump
             finally:
                 pump.cancel()
@@ -190,10 +196,10 @@ class Runner:
         output = cut(outcome.output, live.max_bytes) if live.full else outcome.output
         return msgspec.structs.replace(outcome, exit_code=exit.code, output=output)
 
-    async def _pump(self, live: Live, process: Process, parser: Parser) -> Exit:
+    async def _pump(self, live: Live, course: Course, parser: Parser) -> Exit:
         loop = asyncio.get_running_loop()
         live.alive_at = loop.time()
-        async for chunk in process.chunks():
+        async for chunk in course.chunks():
             live.read(chunk)
             if live.full:  # read on only so that it can end
                 continue
@@ -208,7 +214,7 @@ class Runner:
                     live.alive_at = loop.time()
             self._publisher.touch(live)
             await self._publisher.room(live)
-        return await process.wait()
+        return await course.wait()
 
     async def _watch(self, live: Live, pump: "asyncio.Task[Exit]") -> None:
         """Returns when the CLI has ended or the run must."""

@@ -443,3 +443,29 @@ def test_nor_is_a_link_on_the_way_to_it(tmp_path):
 
     with pytest.raises(InvalidRequest, match="replaced by a link"):
         carry_out(launch(tmp_path / "way" / "bin", "/bin/pwd"))
+
+
+# -- one that is kept
+
+
+def test_one_that_is_kept_reads_what_is_written_later_and_ends_when_it_is_hung_up_on(tmp_path):
+    async def test() -> tuple[Exit, list[bytes]]:
+        what = launch(tmp_path, "/bin/cat", stdin=b"one\n")
+        heard = []
+        async with await Process.start(what, run_id="run_1", instance="i", scratch=str(tmp_path), kept=True) as process:
+            more = iter([b"two\n", os.urandom(300_000).replace(b"\n", b"-") + b"\n"])
+            async for chunk in process.chunks():
+                heard.append(chunk)
+                if chunk.endswith(b"\n"):
+                    if (data := next(more, None)) is None:
+                        process.hang_up()
+                    else:
+                        process.write(data)
+            process.write(b"nobody reads this")
+            return await process.wait(), heard
+
+    exit, heard = asyncio.run(test())
+
+    assert exit.code == 0
+    assert heard[:2] == [b"one\n", b"two\n"]
+    assert len(b"".join(heard)) == 300_009

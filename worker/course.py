@@ -1,0 +1,35 @@
+"""What the runner sees of a run that is being carried out, whether by a process of its own or by a warm one."""
+
+import abc
+from collections.abc import AsyncIterator
+from typing import Self
+
+from worker.backends.base import Exit
+
+
+class Course(abc.ABC):
+    """`async with course:` from its beginning to its end; when the block is left, nothing of the run lives.
+
+    A backend's `Parser` makes events of the chunks, whatever protocol they are lines of. Begun by entering the block:
+    until then the run has done nothing, and may still be carried out in another way.
+    """
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    @abc.abstractmethod
+    async def __aexit__(self, *exc: object) -> None:
+        """A cancellation that comes meanwhile waits until the end is reached, which has its own limits."""
+
+    @abc.abstractmethod
+    def chunks(self) -> AsyncIterator[bytes]:
+        """What the CLI says of this run, as it comes, until its end. For one reader."""
+
+    @abc.abstractmethod
+    async def wait(self) -> Exit:
+        """Returns when the run has ended at the CLI. Whoever has no exit code of its own has 0 or 1 here, as the CLI
+        has when it is started for one run."""
+
+    @abc.abstractmethod
+    async def end(self, *, grace_s: float, fast: bool = False) -> None:
+        """Ends it before it does so itself: graciously within the grace, at once with `fast`; then `chunks` and `wait` end."""
