@@ -67,6 +67,30 @@ class UnifiedFlags(_Section, frozen=True):
     ] = 600
 
 
+class Warm(_Section, frozen=True):
+    """CLIs kept running between runs; the defaults are those of each backend's driver (worker/warm)."""
+
+    mode: Annotated[
+        Literal["auto", "off"],
+        key("auto: serve runs by CLIs that are kept running, where the CLI can; off: one process a run", by="worker"),
+    ] = "auto"
+    size: Annotated[
+        Count | None,
+        key("warm processes of this backend at most, not counting those that end; default: docs/warm.md", by="worker"),
+    ] = None
+    max_rss_mb: Annotated[
+        Count | None, key("one that has grown above it takes no more runs; default: docs/warm.md", by="worker")
+    ] = None
+    recycle_after: Annotated[
+        Count | None, key("runs that one serves before another takes its place; default: docs/warm.md", by="worker")
+    ] = None
+    idle_secs: Annotated[Seconds, key("one without a run for so long is ended", by="worker")] = 600
+    scope: Annotated[
+        Literal["host", "tenant"],
+        key("tenant: a warm process serves runs of one tenant alone; host: of all", by="worker"),
+    ] = "tenant"
+
+
 class BackendConfig(_Section, frozen=True):
     enabled: Annotated[
         bool | None,
@@ -115,6 +139,7 @@ class BackendConfig(_Section, frozen=True):
     max_concurrency: Annotated[
         Count | None, key("runs of it at once in one worker process; default: worker.concurrency", by="worker")
     ] = None
+    warm: Warm = Warm()
 
 
 class Session(_Section, frozen=True):

@@ -318,7 +318,7 @@ class _Document:
             for key_node, below in node.value if isinstance(node, yaml.MappingNode) else ():
                 dotted = f"{prefix}{key_node.value}"
                 lines[dotted] = key_node.start_mark.line + 1
-                if dotted.count(".") < 2:
+                if dotted.count(".") < 3:
                     todo.append((dotted + ".", below))
         return lines
 

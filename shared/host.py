@@ -4,6 +4,8 @@ import enum
 
 import msgspec
 
+from shared.warm import WarmState
+
 
 class Readiness(enum.StrEnum):
     READY = "ready"
@@ -37,6 +39,7 @@ class BackendState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     slots: int = 0
     running: int = 0
     capabilities: Capabilities = Capabilities()
+    warm: WarmState | None = None  # None: this backend has no warm way
 
 
 class Instance(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -1,7 +1,8 @@
 """What the runner sees of a run that is being carried out, whether by a process of its own or by a warm one."""
 
 import abc
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
 from typing import Self
 
 from worker.backends.base import Exit
@@ -33,3 +34,17 @@ class Course(abc.ABC):
     @abc.abstractmethod
     async def end(self, *, grace_s: float, fast: bool = False) -> None:
         """Ends it before it does so itself: graciously within the grace, at once with `fast`; then `chunks` and `wait` end."""
+
+
+async def to_its_end(what: Coroutine[object, object, None], name: str) -> None:
+    """Cancelled meanwhile, it goes on to its end first. For ends, which have their own limits."""
+    ending = asyncio.get_running_loop().create_task(what, name=name)
+    cancelled: asyncio.CancelledError | None = None
+    while not ending.done():
+        try:
+            await asyncio.wait([ending])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    ending.result()
+    if cancelled is not None:
+        raise cancelled

@@ -20,6 +20,7 @@ from shared.config import Config
 from shared.errors import StoreUnavailable
 from shared.host import BackendState, Capabilities, Instance, Readiness
 from shared.store.hosts import Hosts
+from shared.warm import WarmState
 from worker.backends import BACKENDS
 from worker.marks import Marks
 from worker.stage import Stage
@@ -57,12 +58,14 @@ class Host:
         running: Callable[[], Mapping[str, int]],
         open_to: Callable[[Iterable[str]], None],
         marks: Marks,
+        warm: Callable[[], Mapping[str, WarmState]] = dict,
     ) -> None:
         self._config = config
         self._stage = stage
         self._hosts = hosts
         self._running = running
         self._open_to = open_to
+        self._warm = warm
         self._names = backends
         self._host = host
         self._instance = instance
@@ -84,6 +87,7 @@ class Host:
     def state(self) -> Instance:
         limit = self._config.worker.concurrency
         counts = self._running()
+        warm = self._warm()
         states = []
         for name in self._names:
             command = self._stage.command(name)
@@ -101,6 +105,7 @@ class Host:
                     slots=slots if ready else 0,
                     running=counts.get(name, 0),
                     capabilities=self._capabilities(name),
+                    warm=warm.get(name),
                 )
             )
         return Instance(
@@ -165,18 +170,28 @@ class Host:
             _log.warning("cannot retire: %s", error.message)
 
 
-def find_version(name: str, command: tuple[str, ...]) -> str | None:
-    """The CLI's version: from the npm package that it lies in, else by asking it, in a HOME of its own."""
+def packaged_version(name: str, command: tuple[str, ...]) -> str | None:
+    """What the npm package that the CLI lies in says; None where it lies in none."""
     package = BACKENDS[name].npm_package
-    if package is None:
-        return version("clinvk")
-    for folder in Path(command[0]).resolve().parents:
-        try:
-            about = json.loads((folder / "package.json").read_bytes())
-        except (OSError, ValueError):
+    for word in command:
+        if package is None or not word.startswith("/"):
             continue
-        if isinstance(about, dict) and str(about.get("name", "")).startswith(package):
-            return str(about.get("version"))
+        for folder in Path(word).resolve().parents:
+            try:
+                about = json.loads((folder / "package.json").read_bytes())
+            except (OSError, ValueError):
+                continue
+            if isinstance(about, dict) and str(about.get("name", "")).startswith(package):
+                return str(about.get("version"))
+    return None
+
+
+def find_version(name: str, command: tuple[str, ...]) -> str | None:
+    """The CLI's version: from its package, else by asking it, in a HOME of its own."""
+    if BACKENDS[name].npm_package is None:
+        return version("clinvk")
+    if found := packaged_version(name, command):
+        return found
     home = tempfile.mkdtemp(prefix="clinvk-version-")
     env = {
         "PATH": str(Path(command[0]).parent) + ":/usr/local/bin:/usr/bin:/bin",

@@ -40,12 +40,14 @@ from worker.celery_app import create_worker
 from worker.chores import Chores
 from worker.forever import forever
 from worker.gate import Gate, backend_of
-from worker.host import Host, offered
+from worker.host import Host, offered, packaged_version
 from worker.live import Publisher
 from worker.marks import Marks
 from worker.runner import Limits, Runner
 from worker.stage import Stage
 from worker.warden import HEARTBEAT, LIFELINE, watch_lifeline
+from worker.warm.drivers import create_drivers
+from worker.warm.pool import Pool
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +91,8 @@ class Side:
         self._stage = Stage(config, home, os.environ)
         marks = Marks(time.time, config.worker.pass_over_secs)
         self._publisher = Publisher(Events(scripts))
+        drivers = {name: driver for name, driver in create_drivers().items() if name in backends}
+        self._warm = Pool(config, drivers, self._stage.workspaces, packaged_version, instance=self.instance)
         self.runner = Runner(
             runs,
             self._publisher,
@@ -105,6 +109,7 @@ class Side:
             instance=self.instance,
             carry_on=dispatch.carry_on,
             marks=marks,
+            warm=self._warm,
         )
         self._announcer = Host(
             config,
@@ -116,6 +121,7 @@ class Side:
             running=lambda: self.runner.running,
             open_to=self.gate.open,
             marks=marks,
+            warm=self._warm.states,
         )
         self._sweeper = Sweeper(
             scripts,
@@ -143,6 +149,7 @@ class Side:
         self._stage.workspaces.claim()
         self._keep("publisher", self._publisher.run)
         self._keep("leases", self.runner.keep_leases)
+        self._keep("warm", self._warm.run)
         self._keep("sweep", self._sweeper.run)
         self._keep("orders", self._orders)
         self._keep("chores", self._chores.run)
@@ -155,6 +162,7 @@ class Side:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._warm.close()
         await self._announcer.retire()
         await self._redis.aclose()
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from shared.errors import InvalidRequest
 from worker import tree
 from worker.backends.base import Exit, Launch
-from worker.course import Course
+from worker.course import Course, to_its_end
 from worker.feed import Feed
 from worker.refusal import refusal
 
@@ -48,7 +48,7 @@ class Flood(NamedTuple):
 class Process(Course):
     """`async with await Process.start(…)`: when the block is left, nothing of it lives.
 
-    One that is `kept` has an open stdin (`write`) and may serve more than one run: it is a course no runner sees.
+    One that is `kept` has an open `stdin` and may serve many runs: a course that no runner sees.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Process(Course):
             self._loop.add_reader(self._out, self._on_stdout)
         else:
             self._tailing = self._loop.create_task(self._follow_file(tail, flood), name=f"tail-{mark.run_id}")
-        self._feed = Feed(child.stdin, stdin, close_after=not kept)
+        self.stdin = Feed(child.stdin, stdin, close_after=not kept)
 
     @classmethod
     async def start(
@@ -103,7 +103,7 @@ class Process(Course):
 
         Raises: StartFailed; InvalidRequest where the request's own words are what cannot be started.
         """
-        warden = os.environ.get(tree.WARDEN) or _this_process()
+        warden = this_warden()
         mark = tree.new_mark(run_id, warden)
         env = {**launch.env, tree.RUN: run_id, tree.INSTANCE: instance, tree.WARDEN: warden}
         tail: int | None = None
@@ -145,16 +145,7 @@ class Process(Course):
             raise refusal(error, launch) from error
 
     async def __aexit__(self, *exc: object) -> None:
-        ending = self._loop.create_task(self._finish(), name=f"end-{self.mark.run_id}")
-        cancelled: asyncio.CancelledError | None = None
-        while not ending.done():
-            try:
-                await asyncio.wait([ending])
-            except asyncio.CancelledError as error:
-                cancelled = error
-        ending.result()
-        if cancelled is not None:
-            raise cancelled
+        await to_its_end(self._finish(), f"end-{self.mark.run_id}")
 
     async def _finish(self) -> None:
         try:
@@ -261,14 +252,6 @@ class Process(Course):
             self._err_open = False
             self._wake.set()
 
-    def write(self, data: bytes) -> None:
-        """To the stdin of one that is kept."""
-        self._feed.write(data)
-
-    def hang_up(self) -> None:
-        """The end of its stdin, by which one that is kept ends in good order."""
-        self._feed.end()
-
     # -- its end
 
     def _on_exit(self) -> None:
@@ -353,7 +336,7 @@ class Process(Course):
             self._tailing.cancel()
         if self._cutting is not None:
             self._cutting.cancel()
-        self._feed.close()
+        self.stdin.close()
         for fd in (self._pidfd, self._out, self._err):
             if fd is not None:
                 self._loop.remove_reader(fd)
@@ -365,9 +348,13 @@ class Process(Course):
             os.close(self._tail)
 
 
+def this_warden() -> str:
+    """The mark of the warden over this process, or of this process where there is none."""
+    return os.environ.get(tree.WARDEN) or _this_process()
+
+
 @functools.cache
 def _this_process() -> str:
-    """Stands for the warden where there is none."""
     return tree.warden_mark(os.getpid())
 
 

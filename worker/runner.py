@@ -31,6 +31,7 @@ from worker.live import Live, Publisher, cut
 from worker.marks import Marks
 from worker.process import Flood, Process
 from worker.stage import Prepared, Stage
+from worker.warm.pool import Pool
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Runner:
         instance: str,
         carry_on: Callable[[str], Awaitable[None]] | None = None,
         marks: Marks | None = None,
+        warm: Pool | None = None,
     ) -> None:
         self._runs = runs
         self._publisher = publisher
@@ -77,6 +79,7 @@ class Runner:
         self._instance = instance
         self._carry_on = carry_on
         self._marks = marks
+        self._warm = warm
         self._held: dict[str, Live] = {}
         self._slots = {name: asyncio.Semaphore(count) for name, count in limits.at_once.items()}
         self._draining = False
@@ -165,6 +168,8 @@ class Runner:
 
     async def _open(self, live: Live, prepared: Prepared) -> tuple[Course, Parser]:
         """By a warm process where one can serve it, else by a process of its own."""
+        if self._warm is not None and (opened := await self._warm.open(prepared)) is not None:
+            return opened
         process = await Process.start(
             prepared.launch,
             run_id=live.spec.id,

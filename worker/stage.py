@@ -15,7 +15,7 @@ from shared.config import BackendConfig, Config
 from shared.errors import BackendUnavailable, NotEnforceable
 from shared.run import RunSpec
 from worker.backends import BACKENDS
-from worker.backends.base import Backend, Launch, Settings
+from worker.backends.base import Backend, Launch, Place, Settings
 from worker.workspace import Workspaces
 
 _log = logging.getLogger(__name__)
@@ -36,14 +36,20 @@ class Prepared(msgspec.Struct, frozen=True):
     """A run that can be started. `clean` removes what no session needs."""
 
     backend: Backend
+    spec: RunSpec
+    settings: Settings
+    place: Place
+    env: Mapping[str, str]  # before the backend's own: what `launch` was made with
     launch: Launch
-    scratch: str
-    run_id: str
     workspaces: Workspaces
 
+    @property
+    def scratch(self) -> str:
+        return self.place.scratch
+
     def clean(self) -> None:
-        _take_back(self.launch)
-        self.workspaces.remove(self.run_id)
+        take_back(self.launch)
+        self.workspaces.remove(self.spec.id)
 
 
 class Stage:
@@ -74,14 +80,14 @@ class Stage:
             env = self._env(backend, config, f"{place.scratch}/tmp") | _trace(spec)
             launch = backend.launch(spec, settings, place, env)
             try:
-                _lay_out(launch)
+                lay_out(launch)
             except BaseException:
-                _take_back(launch)
+                take_back(launch)
                 raise
         except BaseException:
             self.workspaces.remove(spec.id)
             raise
-        return Prepared(backend, launch, place.scratch, spec.id, self.workspaces)
+        return Prepared(backend, spec, settings, place, env, launch, self.workspaces)
 
     def command(self, name: str) -> tuple[str, ...] | None:
         """The CLI with its path resolved; None where it is not to be found."""
@@ -148,7 +154,7 @@ def _under(order: Sequence[str], mode: str | None, ceiling: str | None, *, unsai
     return ceiling
 
 
-def _lay_out(launch: Launch) -> None:
+def lay_out(launch: Launch) -> None:
     """Raises: BackendUnavailable where the disk is full, or a file cannot be read or written."""
     try:
         for path, content in launch.files.items():
@@ -162,7 +168,7 @@ def _lay_out(launch: Launch) -> None:
         ) from error
 
 
-def _take_back(launch: Launch) -> None:
+def take_back(launch: Launch) -> None:
     """A session's HOME stays, the login that was copied into it does not."""
     for target in launch.copies:
         try:

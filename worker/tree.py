@@ -177,6 +177,15 @@ def tagged(tag: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_RTTIME, before)
 
 
+def retag(seen: Seen, tag: int) -> None:
+    """From now on it, and whatever it starts, carries this tag instead of its starter's."""
+    if _can_tag():
+        now = look(seen.pid)
+        if now is not None and now.start == seen.start:
+            with contextlib.suppress(OSError):
+                resource.prlimit(seen.pid, resource.RLIMIT_RTTIME, (tag, resource.RLIM_INFINITY))
+
+
 def tag_of(pid: int) -> int:
     """0 where there is none."""
     text = _read(f"/proc/{pid}/limits")

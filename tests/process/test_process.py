@@ -458,10 +458,10 @@ def test_one_that_is_kept_reads_what_is_written_later_and_ends_when_it_is_hung_u
                 heard.append(chunk)
                 if chunk.endswith(b"\n"):
                     if (data := next(more, None)) is None:
-                        process.hang_up()
+                        process.stdin.end()
                     else:
-                        process.write(data)
-            process.write(b"nobody reads this")
+                        process.stdin.write(data)
+            process.stdin.write(b"nobody reads this")
             return await process.wait(), heard
 
     exit, heard = asyncio.run(test())

@@ -12,7 +12,7 @@ from tests.unit.backends.test_launch import launch
 from worker.backends import BACKENDS, echo_cli
 from worker.backends.base import Exit, Launch, Settings
 from worker.backends.turns import NOTHING
-from worker.stage import _lay_out
+from worker.stage import lay_out
 
 DATA = base64.b64encode(b"bytes").decode()
 PICTURE = Attachment(media_type="image/png", data=DATA, field="messages[2].content[1]")
@@ -259,6 +259,6 @@ def test_an_operators_flag_counts_as_a_callers():
 
 def test_a_full_disk_is_a_host_to_try_again_later():
     with pytest.raises(BackendUnavailable) as error:
-        _lay_out(Launch(argv=(), env={}, cwd="/", stdin=b"", files={"/dev/full": b"x"}))
+        lay_out(Launch(argv=(), env={}, cwd="/", stdin=b"", files={"/dev/full": b"x"}))
 
     assert error.value.retry_after_s == 30

@@ -1,0 +1,10 @@
+"""The table of the warm ways."""
+
+from collections.abc import Mapping
+
+from worker.warm.driver import Driver
+
+
+def create_drivers() -> Mapping[str, Driver]:
+    drivers: tuple[Driver, ...] = ()
+    return {driver.name: driver for driver in drivers}

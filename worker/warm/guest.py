@@ -1,0 +1,159 @@
+"""A run on a warm process: from its beginning to its end, with whatever it started there."""
+
+import abc
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Self
+
+from worker import tree
+from worker.backends.base import Exit
+from worker.course import Course, to_its_end
+from worker.process import this_warden
+from worker.warm import leavings
+from worker.warm.resident import Resident, State
+from worker.warm.rpc import Refused
+from worker.warm.wire import Gone, Strand
+
+_log = logging.getLogger(__name__)
+
+_FAST_S = 0.4  # with what follows below the second in which a run whose lease is lost must be dead
+_INTERRUPT_S = 3.0
+_GONE_WITHIN_S = 3.0
+_SWEEP_S = 3.0
+
+
+class Guest(Course):
+    """A driver says how it begins, how it is interrupted and how it takes its leave. `folders`: the run's own, in which
+    nothing of another run has its working directory.
+
+    The driver calls `strand.end(Exit(code=0))` when the CLI has said that the run is done, code 1 where it has failed,
+    and `claim` when the CLI has started something for it.
+    """
+
+    def __init__(self, resident: Resident, run_id: str, folders: tuple[str, ...]) -> None:
+        self.resident = resident
+        self.run_id = run_id
+        self.strand = Strand()
+        self._mark = tree.new_mark(run_id, this_warden())
+        self._folders = folders
+        self._begun = self._closed = False
+        resident.take()
+
+    # -- the driver's
+
+    @abc.abstractmethod
+    async def begin(self) -> None:
+        """The run does something from here on. Raises: Gone, Refused."""
+
+    @abc.abstractmethod
+    async def interrupt(self, limit_s: float) -> None:
+        """Asks the CLI to end the run; the strand's end shows that it has. Raises: Gone, Refused."""
+
+    async def leave(self) -> None:  # most have nothing to say
+        """After the run's end, on a process that goes on: what must be done before the next turn. Raises: Gone, Refused."""
+
+    @abc.abstractmethod
+    def detach(self) -> None:
+        """Whatever the CLI still says of it, nobody hears it."""
+
+    # -- the runner's
+
+    async def __aenter__(self) -> Self:
+        self._begun = True
+        try:
+            await self.begin()
+        except Refused as error:
+            self.strand.end(Exit(code=1, stderr=error.message))
+        except Gone as error:
+            self._give_up(str(error))
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Also for one that was opened and never entered."""
+        if not self._closed:
+            self._closed = True
+            await to_its_end(self._finish(), f"end-{self.run_id}")
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        return self.strand.chunks()
+
+    async def wait(self) -> Exit:
+        return await self.strand.ended()
+
+    async def end(self, *, grace_s: float, fast: bool = False) -> None:
+        if self.strand.exit is None:
+            self.claim()
+            limit_s = _FAST_S if fast else min(max(grace_s, _FAST_S), _INTERRUPT_S)
+            try:
+                async with asyncio.timeout(limit_s):
+                    await self.interrupt(limit_s)
+                    if fast:
+                        self._kill()
+                    await self.strand.ended()
+            except (TimeoutError, Gone, Refused) as error:
+                self._give_up(
+                    f"an interrupt was not answered: {error}" if str(error) else "an interrupt was not answered"
+                )
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_GONE_WITHIN_S):
+                        await self.resident.gone()
+                self.strand.end(Exit(code=-9))
+
+    def claim(self) -> None:
+        """What the CLI has started for this run is known for it from now on, whatever it does."""
+        process = self.resident.process
+        if process is not None:
+            leavings.claim(process.pid, self.resident.mark.tag, self.resident.own, self._mark, self._folders)
+
+    def _give_up(self, why: str) -> None:
+        self.resident.condemn("hung", why)
+
+    async def _finish(self) -> None:
+        try:
+            if self._begun and self.strand.exit is None:
+                await self.end(grace_s=0, fast=True)
+            await self._sweep()
+            if self.resident.state is not State.DEAD:
+                try:
+                    await self.leave()
+                except (Gone, Refused) as error:
+                    self._give_up(str(error))
+        finally:
+            self.detach()
+            self.strand.deafen()
+            self.resident.release()
+
+    def _look(self) -> leavings.Found:
+        process = self.resident.process
+        host = None if process is None else process.pid
+        return leavings.look(host, self.resident.mark.tag, self.resident.own, self._mark, self._folders)
+
+    def _kill(self) -> list[tree.Seen]:
+        found = self._look().mine
+        tree.kill(found)
+        return found
+
+    async def _sweep(self) -> None:
+        """Ends what the run left running; what cannot be told from another run's ends with the process."""
+        if not self._begun:
+            return
+        deadline = time.monotonic() + _SWEEP_S
+        pause_s = 0.0
+        while True:
+            found = self._look()
+            if not found.mine and found.believable:
+                break
+            tree.kill(found.mine)
+            if time.monotonic() > deadline:
+                _log.error("run %s: still there after SIGKILL: %s", self.run_id, [seen.pid for seen in found.mine])
+                break
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s + 0.0005, 0.005)
+        if found.unknown:
+            self.resident.drain("leftovers")

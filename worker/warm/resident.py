@@ -1,0 +1,173 @@
+"""One warm process from its start to its end."""
+
+import asyncio
+import enum
+import logging
+from collections.abc import Callable, Hashable
+
+from shared.errors import ClinvkError
+from worker import tree
+from worker.backends.base import Exit, Launch, Place
+from worker.process import Process
+from worker.stage import lay_out, take_back
+from worker.warm import memory, priority
+from worker.warm.driver import Driver
+from worker.warm.rpc import Refused
+from worker.warm.wire import Gone, Wire
+
+_log = logging.getLogger(__name__)
+
+_LEAVE_S = 1.0  # between the end of its stdin and SIGKILL
+
+
+class State(enum.Enum):
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"  # takes no more runs; ends when the last one has ended
+    DEAD = "dead"
+
+
+class Resident:
+    """`live` is its whole life, run as a task by the pool; everything else only says what is to happen.
+
+    It is *ready* once it was greeted. A run that is on it holds it by `take` and `release`.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        driver: Driver,
+        key: Hashable,
+        place: Place,
+        *,
+        instance: str,
+        changed: Callable[[], None],
+        max_bytes: int = 0,
+    ) -> None:
+        self.id = id
+        self.driver = driver
+        self.key = key
+        self.place = place
+        self.state = State.STARTING
+        self.why = ""  # it ends: recycle, idle, size, memory, scarce, leftovers, crashed, hung, start, shutdown
+        self.detail = ""  # for people
+        self.retiring = ""  # why another is to take its place, while it still serves
+        self.running = 0
+        self.served = 0
+        self.idle_since = asyncio.get_running_loop().time()
+        self.memory_bytes = 0
+        self.process: Process | None = None
+        self.mark = tree.Mark(id, 0)
+        self.wire: Wire | None = None
+        self.own: list[tree.Seen] = []
+        self._instance = instance
+        self._max_bytes = max_bytes
+        self._changed = changed
+        self._over = asyncio.Event()
+        self._gone = asyncio.Event()
+        self._at_once = False
+
+    # -- what is to happen
+
+    def take(self) -> None:
+        self.running += 1
+        self.served += 1
+
+    def release(self) -> None:
+        self.running -= 1
+        self.idle_since = asyncio.get_running_loop().time()
+        if self.state is State.DRAINING and self.running == 0:
+            self._over.set()
+        self._changed()
+
+    def drain(self, why: str) -> None:
+        """No more runs; its end when the last has ended. The first reason stands."""
+        self.why = self.why or why
+        if self.state in (State.STARTING, State.READY):
+            self.state = State.DRAINING
+        if self.running == 0:
+            self._over.set()
+
+    def condemn(self, why: str, detail: str = "") -> None:
+        """It is of no use any more, whoever is on it."""
+        self.why = self.why or why
+        self.detail = self.detail or detail
+        if self.state is not State.DEAD:
+            self.state = State.DRAINING
+        self._at_once = True
+        self._over.set()
+
+    async def gone(self) -> None:
+        """Returns when nothing of it lives; its strands have ended by then."""
+        await self._gone.wait()
+
+    def look(self) -> None:
+        """How much memory it holds with all below it."""
+        if self.process is not None and self.state is not State.DEAD:
+            pids = [self.process.pid, *(seen.pid for seen in tree.below([self.process.pid]))]
+            held = memory.rss(pids)
+            self.memory_bytes = memory.pss(pids) or held if held > self._max_bytes // 2 else held
+
+    # -- its life
+
+    async def live(self, launch: Launch) -> None:
+        exit = Exit(code=-1)
+        try:
+            lay_out(launch)
+            process = await Process.start(
+                launch, run_id=self.id, instance=self._instance, scratch=self.place.scratch, kept=True
+            )
+            priority.lower(process.pid)
+            self.process, self.mark = process, process.mark
+            async with process:
+                exit = await self._serve(process)
+        except (ClinvkError, OSError) as error:
+            self.condemn("start", str(error))
+        finally:
+            self.state = State.DEAD
+            self.process = None
+            if self.wire is not None:
+                self.wire.end(exit)
+            take_back(launch)
+            self._gone.set()
+            self._changed()
+
+    async def _serve(self, process: Process) -> Exit:
+        self.wire = wire = self.driver.connect(process)
+        reading = asyncio.create_task(wire.read(), name=f"read-{self.id}")
+        living = asyncio.create_task(self._greeted(process), name=f"greet-{self.id}")
+        try:
+            await asyncio.wait({reading, living}, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                error = reading.exception()
+                if error is None:
+                    self.condemn("crashed")
+                elif isinstance(error, Gone):
+                    self.condemn("hung", str(error))
+                else:
+                    raise error
+            if not self._at_once:  # nobody is on it
+                process.stdin.end()
+                await asyncio.wait({reading}, timeout=_LEAVE_S)
+        finally:
+            for task in (reading, living):
+                task.cancel()
+            await asyncio.wait({reading, living})
+        await process.end(grace_s=0, fast=True)
+        return await process.wait()
+
+    async def _greeted(self, process: Process) -> None:
+        """Until it is to end."""
+        try:
+            async with asyncio.timeout(self.driver.start_within_s):
+                await self.driver.greet(self)
+        except (Gone, Refused, TimeoutError) as error:
+            self.condemn("start", str(error) or f"it was not ready within {self.driver.start_within_s:g} s")
+            return
+        priority.restore(process.pid)
+        self.own = tree.below([process.pid])
+        if self.state is State.STARTING:
+            self.state = State.READY
+            self.idle_since = asyncio.get_running_loop().time()
+        self._changed()
+        await self._over.wait()
