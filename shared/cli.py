@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from shared.config import masked
+from shared.config_section import masked
 from shared.config_sources import load
 from shared.errors import ConfigError
 

@@ -10,38 +10,16 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec.inspect import DictType, FloatType, IntType, ListType, LiteralType, Metadata, StrType, UnionType, type_info
 
-from shared.log import mask
+from shared.config_section import COUNT as _COUNT
+from shared.config_section import MANY as _MANY
+from shared.config_section import YEAR_S as _YEAR_S
+from shared.config_section import Count, Seconds, SecondsOrNone, Text, Variable, key
+from shared.config_section import Section as _Section
+from shared.config_section import meta as _meta
 from shared.run import ApprovalMode, SandboxMode
 
 BackendName = Literal["claude", "codex", "gemini", "echo"]
 BACKEND_NAMES: tuple[str, ...] = get_args(BackendName)
-
-
-def key(doc: str, *, by: str = "both", right: str = "", pending: bool = False, secret: bool = False) -> msgspec.Meta:
-    """`by`: api, worker or both. `right`: what a value must be, where the type does not say it well enough.
-
-    `pending`: accepted, but not in force in this version.
-    """
-    return msgspec.Meta(description=doc, extra={"by": by, "right": right, "pending": pending, "secret": secret})
-
-
-_YEAR_S = 31_536_000
-# No wait is endless, and none so long that a sum of times in milliseconds leaves what Redis' Lua can count.
-Seconds = Annotated[float, msgspec.Meta(ge=0.1, le=_YEAR_S)]
-SecondsOrNone = Annotated[float, msgspec.Meta(ge=0, le=_YEAR_S)]
-_MANY = 1_000_000_000
-Count = Annotated[int, msgspec.Meta(ge=1, le=_MANY)]
-_COUNT = "0 or a whole number above it"
-Text = Annotated[str, msgspec.Meta(min_length=1)]
-Variable = Annotated[str, msgspec.Meta(pattern=r"^[^=\x00]+$")]
-
-
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({masked(self)})"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return list(masked(self).items())
 
 
 class UnifiedFlags(_Section, frozen=True):
@@ -364,11 +342,6 @@ def _keys(kind: type[msgspec.Struct], prefix: str, backends: tuple[str, ...]) ->
             yield Key(path, default, doc, extra["by"], right, extra["pending"], extra["secret"], field.type)
 
 
-def _meta(annotated: Any) -> msgspec.Meta:
-    metas: tuple[msgspec.Meta, ...] = annotated.__metadata__
-    return next(meta for meta in metas if meta.extra)
-
-
 def _parts(info: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:
     """The types that a value may have, without null."""
     if isinstance(info, Metadata):
@@ -403,23 +376,3 @@ def _range(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return ""
     return f" from {low:g}" if high == _MANY else f" from {low:g} to {high}"
-
-
-def masked(section: msgspec.Struct) -> dict[str, Any]:
-    """The tree as plain data with every secret hidden; an URL keeps what is no secret."""
-    shown: dict[str, Any] = {}
-    for field in msgspec.structs.fields(section):
-        value = getattr(section, field.name)
-        if isinstance(value, msgspec.Struct):
-            shown[field.name] = masked(value)
-        elif field.name == "backends":
-            shown[field.name] = {name: masked(backend) for name, backend in value.items()}
-        elif not (_meta(field.type).extra or {})["secret"] or not value:
-            shown[field.name] = msgspec.to_builtins(value)
-        elif isinstance(value, dict):
-            shown[field.name] = dict.fromkeys(value, "***")
-        elif isinstance(value, list):
-            shown[field.name] = ["***"] * len(value)
-        else:
-            shown[field.name] = mask(value) if "://" in value else "***"
-    return shown

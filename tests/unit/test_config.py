@@ -5,7 +5,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.config import BACKEND_NAMES, IGNORED, all_keys, masked
+from shared.config import BACKEND_NAMES, IGNORED, all_keys
+from shared.config_section import masked
 from shared.config_sources import VARIABLES, load, read_keys, variable_of
 from shared.errors import ConfigError
 

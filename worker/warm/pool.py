@@ -6,8 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 
-from shared.config import Config
-from shared.config import Warm as Settings
+from shared.config import Config, Warm
 from shared.errors import ClinvkError
 from shared.ids import new_id
 from shared.warm import WarmState
@@ -83,22 +82,22 @@ class Pool:
         return found
 
     async def _open(self, driver: Driver, prepared: Prepared) -> tuple[Course, Parser] | Cold:
-        settings = self._config.backend(driver.name).warm
-        if settings.mode == "off" or self._closing:
+        warm = self._config.backend(driver.name).warm
+        if warm.mode == "off" or self._closing:
             return Cold("off")
         if not self._new_enough(driver, prepared.settings.command):
             return Cold("version")
         plan = driver.plan(prepared)
         if isinstance(plan, Cold):
             return plan
-        key = self._key(driver, settings, plan, prepared)
+        key = self._key(driver, warm, plan, prepared)
         self._wanted.pop(key, None)
         self._wanted[key] = (driver, plan.fixed)
         if len(self._wanted) > _KINDS:
             del self._wanted[next(iter(self._wanted))]
         resident = self._pick(driver, key)
         if resident is None:
-            return Cold(self._want(driver, settings, key, plan.fixed))
+            return Cold(self._want(driver, warm, key, plan.fixed))
         try:
             opened = await driver.open(resident, plan, prepared)
         except Refused as error:
@@ -108,17 +107,17 @@ class Pool:
             resident.condemn("hung", str(error))
             return Cold("gone")
         finally:
-            self._taken(driver, settings, resident)
+            self._taken(driver, warm, resident)
         return opened
 
-    def _key(self, driver: Driver, settings: Settings, plan: Plan, prepared: Prepared) -> Hashable:
+    def _key(self, driver: Driver, warm: Warm, plan: Plan, prepared: Prepared) -> Hashable:
         command = prepared.settings.command
         try:
             at = os.stat(command[0])  # noqa: PTH116  # pathlib doubles its cost; another CLI is another process
             file = (at.st_ino, at.st_mtime_ns)
         except OSError:
             file = (0, 0)
-        tenant = prepared.spec.tenant if settings.scope == "tenant" else None
+        tenant = prepared.spec.tenant if warm.scope == "tenant" else None
         return (driver.name, tenant, command, file, plan.fixed)
 
     def _pick(self, driver: Driver, key: Hashable) -> Resident | None:
@@ -129,8 +128,8 @@ class Pool:
         ]
         return min(able, key=lambda one: (bool(one.retiring), one.running), default=None)
 
-    def _taken(self, driver: Driver, settings: Settings, resident: Resident) -> None:
-        most = settings.recycle_after or driver.recycle_after
+    def _taken(self, driver: Driver, warm: Warm, resident: Resident) -> None:
+        most = warm.recycle_after or driver.recycle_after
         if resident.served >= most:
             if most == 1:  # such a one needs no successor to go
                 resident.drain("recycle")
@@ -156,7 +155,7 @@ class Pool:
         told = self._versions[command]
         return told is not None and _numbers(told) >= driver.least
 
-    def _want(self, driver: Driver, settings: Settings, key: Hashable, fixed: Hashable) -> str:
+    def _want(self, driver: Driver, warm: Warm, key: Hashable, fixed: Hashable) -> str:
         """Starts one where it may; the reason why this run has none."""
         if any(one.key == key and one.state is State.STARTING for one in self._kept[driver.name]):
             return "starting"
@@ -166,16 +165,16 @@ class Pool:
             return "failing"
         if self._short():
             return "memory"
-        if not self._may_start(driver, settings, key):
+        if not self._may_start(driver, warm, key):
             return "size"
-        self._start(driver, settings, key, fixed)
+        self._start(driver, warm, key, fixed)
         return "first"
 
     def _sulking(self, key: Hashable) -> bool:
         until, _ = self._sulks.get(key, (0.0, ""))
         return asyncio.get_running_loop().time() < until
 
-    def _may_start(self, driver: Driver, settings: Settings, key: Hashable) -> bool:
+    def _may_start(self, driver: Driver, warm: Warm, key: Hashable) -> bool:
         """Room for one more, made by ending one that nobody is on, if need be."""
         if self._closing or self._sulking(key):
             return False
@@ -184,7 +183,7 @@ class Pool:
         counted = [
             one for one in self._kept[driver.name] if one.state in (State.STARTING, State.READY) and not one.retiring
         ]
-        if len(counted) < (settings.size or driver.size):
+        if len(counted) < (warm.size or driver.size):
             return True
         idle = [one for one in counted if one.running == 0 and one.key != key]
         if not idle:
@@ -192,7 +191,7 @@ class Pool:
         min(idle, key=lambda one: one.idle_since).drain("size")
         return True
 
-    def _start(self, driver: Driver, settings: Settings, key: Hashable, fixed: Hashable) -> None:
+    def _start(self, driver: Driver, warm: Warm, key: Hashable, fixed: Hashable) -> None:
         id = new_id("warm")
         try:
             place = self._workspaces.make(id, None, None)
@@ -201,7 +200,7 @@ class Pool:
             self._sulk(key, error.message)
             self._workspaces.remove(id)
             return
-        most = (settings.max_rss_mb or driver.max_rss_mb) << 20
+        most = (warm.max_rss_mb or driver.max_rss_mb) << 20
         resident = Resident(id, driver, key, place, instance=self._instance, changed=self._wake.set, max_bytes=most)
         self._kept[driver.name].append(resident)
         self._starts[driver.name] += 1
@@ -254,7 +253,7 @@ class Pool:
     def _tend(self) -> None:
         """Those that have a successor go, those that are wanted come."""
         for key, (driver, fixed) in reversed(self._wanted.items()):
-            settings = self._config.backend(driver.name).warm
+            warm = self._config.backend(driver.name).warm
             mine = [one for one in self._kept[driver.name] if one.key == key]
             if any(one.state is State.READY and not one.retiring for one in mine):
                 for one in mine:
@@ -263,18 +262,18 @@ class Pool:
             wants = any(one.retiring for one in mine) or driver.reserve > 1
             if (
                 wants
-                and self._free(driver, key) < min(driver.reserve, settings.size or driver.size)
+                and self._free(driver, key) < min(driver.reserve, warm.size or driver.size)
                 and not self._short()
-                and self._may_start(driver, settings, key)
+                and self._may_start(driver, warm, key)
             ):
-                self._start(driver, settings, key, fixed)
+                self._start(driver, warm, key, fixed)
 
     def _look(self) -> None:
         now = asyncio.get_running_loop().time()
         short = self._short()
         for name, every in self._kept.items():
-            settings, driver = self._config.backend(name).warm, self._drivers[name]
-            most = (settings.max_rss_mb or driver.max_rss_mb) << 20
+            warm, driver = self._config.backend(name).warm, self._drivers[name]
+            most = (warm.max_rss_mb or driver.max_rss_mb) << 20
             for one in list(every):
                 if one.state is not State.READY:
                     continue
@@ -284,7 +283,7 @@ class Pool:
                 elif one.memory_bytes > most:
                     one.retiring = one.retiring or "memory"
                     self._wake.set()
-                elif one.running == 0 and now - one.idle_since > settings.idle_secs:
+                elif one.running == 0 and now - one.idle_since > warm.idle_secs:
                     one.drain("idle")
                     self._wanted.pop(one.key, None)
                 elif one.running == 0 and short:
