@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from litestar import Litestar, Request, Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, InternalServerException
 from litestar.types import ASGIApp
 
 from api import errors, health, metrics, openapi
 from api.anthropic import routes as anthropic
 from api.context import Context
 from api.cors import Cors
+from api.exchange import NOBODY
 from api.layers import Auth, Browsers, Key, RequestIds
 from api.limits import RateLimit
 from api.metrics import HttpMetrics, Measured
@@ -143,6 +144,8 @@ def create_app(config: Config, keys: Sequence[Key]) -> App:
 def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     dialect = errors.dialect_of(request.url.path)
     request_id = str(request.scope["state"].get("request_id", ""))
+    if type(error) is InternalServerException:  # Litestar's word for a client that is gone before its body has come
+        return NOBODY
     if isinstance(error, HTTPException):
         detail = error.detail
         if error.status_code == 404:

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,8 +17,9 @@ import uvicorn
 import uvloop
 
 from api.app import App, create_app, limits_of
+from api.connection import Limits, connection_class
 from api.embedded import Family
-from api.layers import Key
+from api.layers import Key, is_local
 from shared import log, memory
 from shared.config import Config
 from shared.config_sources import Loaded, load, read_keys
@@ -54,18 +56,30 @@ def serve(argv: Sequence[str]) -> int:
     for warning in loaded.warnings:
         _log.warning("%s", warning)
     keys = [Key.of(value, name, admin=admin) for value, name, admin in read_keys(loaded.config)]
-    if not keys and loaded.config.server.host not in ("127.0.0.1", "::1", "localhost"):
-        _log.warning(
-            "listening on %s without API keys: whoever reaches this port can run agents on your machines. Set "
-            "CLINVK_API_KEYS or server.api_keys.",
-            loaded.config.server.host,
-        )
+    warn_if_open(loaded.config.server.host, keys)
     family = None
     if not loaded.config.redis.url:
         family = _family(loaded, args.config)
         family.start_server()  # before any thread: it dies with the thread that started it
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(loaded, keys, family, form))
+
+
+def warn_if_open(host: str, keys: Sequence[Key]) -> None:
+    """In the log, which is stderr, whatever little is logged."""
+    if keys or is_local(host):
+        return
+    warning = (
+        f"listening on {host} without API keys: whoever reaches this port can run agents on your machines. "
+        "Set CLINVK_API_KEYS or server.api_keys"
+    )
+    _log.log(logging.WARNING if _log.isEnabledFor(logging.WARNING) else logging.ERROR, warning)
+
+
+def _raise_file_limit() -> None:
+    """Each connection is a file, and many systems let a process have 1,024 unless it asks for more."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _family(loaded: Loaded, file: Path | None) -> Family:
@@ -98,13 +112,21 @@ async def _serve(loaded: Loaded, keys: Sequence[Key], family: Family | None, for
             family.watch(death)
             instance = await family.wait_worker(limits_of(config))
         await _reach_store(config.redis.url or "")
+        _raise_file_limit()  # once the children have been started, to whom it is not given
         app = create_app(config, keys)
         server = _Server(
             uvicorn.Config(
                 app.asgi,
                 host=config.server.host,
                 port=config.server.port,
-                http="httptools",
+                http=connection_class(
+                    Limits(
+                        read_s=config.server.read_timeout_secs,
+                        write_s=config.server.write_timeout_secs,
+                        idle_s=config.server.idle_timeout_secs,
+                    )
+                ),
+                ws="none",
                 loop="none",
                 log_config=None,
                 access_log=False,

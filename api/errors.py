@@ -44,6 +44,8 @@ TABLE: Mapping[str, Row] = {
     "not_found": _MISSING,
     "model_not_found": _MISSING,
     "method_not_allowed": Row(405, "invalid_request_error", "invalid_request_error"),
+    "request_timeout": Row(408, "invalid_request_error", "timeout_error", retry=True),
+    "headers_too_large": Row(431, "invalid_request_error", "invalid_request_error"),
     "conflict": Row(409, "invalid_request_error", "invalid_request_error"),
     "cancelled": Row(409, "invalid_request_error", "invalid_request_error"),
     "log_expired": Row(410, "invalid_request_error", "not_found_error"),
@@ -151,6 +153,7 @@ def of_failure(failure: Failure, *, dialect: Dialect, request_id: str, run_id: s
 def of_status(status: int, message: str, *, dialect: Dialect, request_id: str) -> HttpError:
     """For the framework's own refusals."""
     codes = {404: "not_found", 405: "method_not_allowed", 401: "authentication_error", 413: "request_too_large"}
+    codes |= {408: "request_timeout", 431: "headers_too_large"}
     code = codes.get(status, "invalid_request" if 400 <= status < 500 else "internal_error")
     if code == "internal_error":
         message = http.HTTPStatus(status).phrase

@@ -98,7 +98,7 @@ class Browsers:
 
     def __init__(self, app: ASGIApp, host: str, allowed: Sequence[str]) -> None:
         self._app = app
-        self._local = _is_local(host)
+        self._local = is_local(host)
         self._allowed = frozenset(allowed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,7 +110,7 @@ class Browsers:
 
     def _reason_against(self, headers: Mapping[bytes, bytes]) -> str | None:
         host = urlsplit("//" + headers.get(b"host", b"localhost").decode("latin-1"))
-        if self._local and not _is_local(host.hostname or ""):
+        if self._local and not is_local(host.hostname or ""):
             return (
                 f"asked for as {host.hostname!r}: without API keys this service answers to localhost alone; set "
                 "CLINVK_API_KEYS, or listen on another address (server.host)"
@@ -121,7 +121,8 @@ class Browsers:
         return f"a page of {origin!r} may not use this service; server.cors_allowed_origins names those that may"
 
 
-def _is_local(name: str) -> bool:
+def is_local(name: str) -> bool:
+    """Whether a host's name is this machine's own, which no other machine can reach."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:

@@ -150,8 +150,12 @@ class Server(_Section, frozen=True):
     host: Annotated[Text, key("address to listen on", by="api")] = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535), key("port to listen on; 0: any free one", by="api")] = 8080
     request_timeout_secs: Annotated[Seconds, key("limit of an answer that is not streamed (504)", by="api")] = 300
-    read_timeout_secs: Annotated[Seconds, key("limit for reading a request", by="api", pending=True)] = 30
-    write_timeout_secs: Annotated[Seconds, key("limit for writing an answer", by="api", pending=True)] = 300
+    read_timeout_secs: Annotated[
+        Seconds, key("a request must come whole within so long of its first byte (408)", by="api")
+    ] = 30
+    write_timeout_secs: Annotated[
+        Seconds, key("a client that takes nothing of its answer for so long is cut off", by="api")
+    ] = 300
     idle_timeout_secs: Annotated[
         Annotated[float, msgspec.Meta(ge=1, le=_YEAR_S)], key("how long an idle connection is kept", by="api")
     ] = 120

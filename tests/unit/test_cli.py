@@ -5,6 +5,8 @@ from importlib.metadata import entry_points, version
 import pytest
 import yaml
 
+from api.cli import warn_if_open
+from api.layers import Key
 from shared import cli
 
 
@@ -90,10 +92,10 @@ def test_config_show_prints_yaml_without_secrets(clinvk):
 
 
 def test_config_check_says_ok_and_what_is_not_in_force(clinvk):
-    code, out, err = clinvk("config", "check", CLINVK_SERVER__WRITE_TIMEOUT_SECS="5")
+    code, out, err = clinvk("config", "check", CLINVK_SERVER__RATE_LIMIT_CLEANUP_SECS="5")
 
     assert (code, out) == (0, "ok: no file; defaults and environment only\n")
-    assert "server.write_timeout_secs is not yet in force" in err
+    assert "server.rate_limit_cleanup_secs is not yet in force" in err
 
 
 def test_an_interrupt_is_no_traceback(clinvk, monkeypatch):
@@ -103,3 +105,22 @@ def test_an_interrupt_is_no_traceback(clinvk, monkeypatch):
     monkeypatch.setattr(cli, "load", interrupted)
 
     assert clinvk("config", "check") == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    ("host", "loud"),
+    [
+        *((name, False) for name in ("127.0.0.1", "127.0.0.2", "::1", "localhost")),
+        *((name, True) for name in ("0.0.0.0", "::", "10.1.2.3", "gateway.example")),
+    ],
+)
+@pytest.mark.parametrize("level", ["INFO", "ERROR"])
+def test_listening_for_others_without_keys_is_said_whatever_little_is_logged(host, loud, level, caplog):
+    caplog.set_level(level)
+    warn_if_open(host, [])
+    logged = caplog.text
+    caplog.clear()
+    warn_if_open(host, [Key.of("k")])
+
+    assert (f"listening on {host} without API keys" in logged) == loud
+    assert caplog.text == ""

@@ -236,10 +236,10 @@ def test_a_key_that_is_no_list_is_not_taken_for_a_list_of_letters(tmp_path):
 
 
 def test_the_ancestors_own_keys_are_taken_with_a_warning(tmp_path):
-    loaded = with_file(tmp_path, "output: {color: true}\nserver: {write_timeout_secs: 5}\nsession:\n")
+    loaded = with_file(tmp_path, "output: {color: true}\nserver: {rate_limit_cleanup_secs: 5}\nsession:\n")
 
     assert ["output.color" in w for w in loaded.warnings] == [True, False]
-    assert "write_timeout_secs is not yet in force" in loaded.warnings[1]
+    assert "rate_limit_cleanup_secs is not yet in force" in loaded.warnings[1]
 
 
 def test_clinvokers_file_is_taken_as_it_is(tmp_path):
@@ -259,10 +259,10 @@ def test_a_backend_does_not_silently_take_the_general_sandbox_for_its_default(tm
 
 
 def test_what_is_not_in_force_is_said_and_only_where_it_was_changed(tmp_path):
-    loaded = with_file(tmp_path, "server: {idle_timeout_secs: 120, read_timeout_secs: 5}")
+    loaded = with_file(tmp_path, "server: {idle_timeout_secs: 120, rate_limit_cleanup_secs: 5}")
 
     assert [warning.partition(": ")[2] for warning in loaded.warnings] == [
-        "server.read_timeout_secs is not yet in force in this version"
+        "server.rate_limit_cleanup_secs is not yet in force in this version"
     ]
 
 
