@@ -12,6 +12,7 @@ from shared.run import Failure, Outcome, RunSpec, Turn, Usage
 from worker.backends.answer import Answer
 from worker.backends.base import Backend, Exit, Launch, Parser, Place, Settings
 from worker.backends.causes import classify, ended
+from worker.backends.gemini_text import Again
 from worker.backends.lines import Lines, number, part, text
 from worker.backends.options import extra, lacking, resolve
 from worker.backends.turns import NOTHING, content, document, is_text
@@ -19,7 +20,6 @@ from worker.backends.turns import NOTHING, content, document, is_text
 _APPROVAL = {"": "default", "default": "default", "auto": "auto_edit", "none": "yolo", "always": "default"}
 _MODEL = "gemini-2.5-pro"  # without a name it asks another model which one to take, at every run
 _LOGIN = ("oauth_creds.json", "google_accounts.json", "installation_id")
-_RETRY_GAP_S = 0.5
 
 
 class Gemini(Backend):
@@ -145,9 +145,7 @@ class _Parser(Parser):
     def __init__(self) -> None:
         self._lines = Lines()
         self._answer = Answer()
-        self._segment = ""  # of the current message, as sent
-        self._held: list[str] = []  # may be that segment sent again
-        self._at = 0.0
+        self._again = Again(self._answer)
         self._session_id: str | None = None
         self._model: str | None = None
         self._result: dict[str, Any] | None = None
@@ -167,12 +165,10 @@ class _Parser(Parser):
             case "message":
                 if item.get("role") != "assistant":  # it says the prompt back
                     return []
-                return self._text(text(item.get("content")), _time(item.get("timestamp")))
+                return self._again.add(text(item.get("content")), _time(item.get("timestamp")))
             case "tool_use":
-                events = self._release()
-                self._segment = ""
+                events = self._again.close()
                 self._turns += 1
-                events += self._answer.close()
                 id, name = text(item.get("tool_id")), text(item.get("tool_name"))
                 return [*events, ToolUse(id, name, item.get("parameters"))]
             case "tool_result":
@@ -188,7 +184,7 @@ class _Parser(Parser):
             case "result":
                 self._result = item
                 used = _usage(item)
-                events = self._release()
+                events = self._again.release()
                 return [
                     *events,
                     TokenUsage(used.input_tokens, used.output_tokens, used.cached_tokens, used.reasoning_tokens),
@@ -196,35 +192,9 @@ class _Parser(Parser):
             case _:
                 return []
 
-    def _text(self, words: str, at: float) -> list[Content]:
-        """Nothing marks a retry's text: after a pause, what equals the message from its beginning is held back
-        until it has said it all again (then it was a retry) or differs (then it is the answer going on)."""
-        gap, self._at = at - self._at, at
-        if self._held:
-            self._held.append(words)
-        elif self._segment and gap >= _RETRY_GAP_S and self._segment.startswith(words):
-            self._held = [words]
-        else:
-            self._segment += words
-            return self._answer.add(words)
-        again = "".join(self._held)
-        if self._segment.startswith(again) and len(again) < len(self._segment):
-            return []
-        if again.startswith(self._segment):
-            self._held = []
-            rest = again[len(self._segment) :]
-            self._segment = again
-            return self._answer.add(rest)
-        return self._release()
-
-    def _release(self) -> list[Content]:
-        words, self._held = "".join(self._held), []
-        self._segment += words
-        return self._answer.add(words)
-
     def finish(self, exit: Exit) -> tuple[list[Content], Outcome]:
         events = [event for item in self._lines.flush() for event in self._item(item)]
-        events += self._release()
+        events += self._again.release()
         return events, Outcome(
             exit_code=exit.code,
             output=self._answer.text,

@@ -11,7 +11,7 @@ from worker.backends import BACKENDS
 from worker.backends.base import Exit
 
 _ROOT = Path(__file__).parents[2] / "transcripts"
-_ALL = sorted(f"{path.parent.name}/{path.name}" for path in _ROOT.glob("*/*"))
+_ALL = sorted(f"{path.parent.name}/{path.name}" for path in _ROOT.glob("*/*") if path.parent.name in BACKENDS)
 
 TOK5 = "tok0 tok1 tok2 tok3 tok4 "
 TOK8 = TOK5 + "tok5 tok6 tok7 "
