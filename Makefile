@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 CLIS := .clis/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install clis sdks serve check test fix bench lock
+.PHONY: help install clis sdks serve check test fix bench soak lock
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 10
@@ -58,6 +58,10 @@ fix: install  ## format, mend what the linter can, renew the tables of docs/conf
 
 bench: install  ## the budgets, each beside a direct start of the same stub CLI
 	$(BIN)/python -m bench
+
+MINUTES ?= 30
+soak: install  ## everything under load with faults for MINUTES=30; samples in .soak; nothing may be lost or leak
+	$(BIN)/python -m bench.soak $(MINUTES)
 
 lock: install  ## renew requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 \

@@ -14,6 +14,7 @@ from typing import Any
 import celery.apps.worker
 import kombu.transport
 import kombu.transport.redis
+import kombu.transport.virtual.base
 from billiard.einfo import ExceptionInfo
 from celery import Celery, bootsteps
 from celery.concurrency.base import BasePool
@@ -46,6 +47,14 @@ class _Cycle(round_robin_cycle):  # type: ignore[misc]  # kombu ships no types
         return [queue for queue in super().consume(n) if self._gate.wants(queue)]
 
 
+class _Delivered(kombu.transport.virtual.base.QoS):  # type: ignore[misc]  # kombu ships no types
+    """Lets go of what it cannot give back, such as when Redis is away: the sweep sends a new hint."""
+
+    def restore_unacked(self) -> list[Any]:
+        super().restore_unacked()
+        return []  # kombu writes what stands here to a file in TMPDIR, one for each lost connection
+
+
 class _Channel(kombu.transport.redis.Channel):  # type: ignore[misc]  # kombu ships no types
     """Keeps its client: stock kombu 5.7 makes a new one for each message. Asks of the queues that the gate lets through."""
 
@@ -57,6 +66,7 @@ class _Channel(kombu.transport.redis.Channel):  # type: ignore[misc]  # kombu sh
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.QoS = _Delivered
         if self.gate is not None:
             self._queue_cycle = _Cycle(self.gate)
 

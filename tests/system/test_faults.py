@@ -140,6 +140,20 @@ def test_redis_killed_and_back_keeps_what_was_queued_and_what_was_streaming():
             assert found["result"]["output"] == f"queued {i}"
 
 
+def test_a_worker_that_loses_redis_leaves_no_file_behind(tmp_path):
+    with serving(TMPDIR=str(tmp_path)) as service:
+        base = service.apis[0][1]
+        stream(base, "stay", "--hang").next()
+
+        service.redis.kill()
+        service.redis.start()
+
+        assert prompt(base, "again")["output"] == "again"
+        until(lambda: "Connection to broker lost" in service.workers[0].log.read_text())
+        # kombu would keep the messages that it cannot give back in a file for each loss
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 def test_an_api_replica_killed_loses_no_event_of_a_run_that_another_follows_on():
     with serving(apis=2) as service:
         (proc, one), (_, two) = service.apis

@@ -1,0 +1,93 @@
+"""What the soak looks at: memory, processes, open files, connections and Redis names, of all processes of a service."""
+
+import collections
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tests.system.service import Service, children, living
+
+# Names that are there as long as the service is; all others must end of themselves.
+ALWAYS = frozenset(
+    {
+        *("waiting", "queued", "running", "unfollowed", "impatient", "due", "grouped", "drained", "totals", "sessions"),
+        *("turn", "limits", "instances", "apis", "swept", "hold", "queues", "room", "slots", "_kombu", "queue"),
+    }
+)
+OF_RUNS = ("run", "events", "followers", "line", "turns", "held", "group", "closed", "session", "sessionids")
+
+
+class Names:
+    """The names in Redis by kind: how many there are, and which have no end."""
+
+    def __init__(self, client: "redis.Redis[bytes]") -> None:
+        self.kinds: collections.Counter[str] = collections.Counter()
+        self.endless: list[str] = []
+        names = [name.decode() for name in client.scan_iter(count=1000)]
+        pipe = client.pipeline(transaction=False)
+        for name in names:
+            pipe.pttl(name)
+        for name, ttl in zip(names, pipe.execute(), strict=True):
+            kind = kind_of(name)
+            self.kinds[kind] += 1
+            if ttl == -1 and kind not in ALWAYS:
+                self.endless.append(name)
+
+
+def kind_of(name: str) -> str:
+    if not name.startswith("clinvk:"):
+        return "_kombu" if name.startswith("_kombu") else "queue"
+    return name.split(":")[1]
+
+
+def size_of(pid: int) -> dict[str, int]:
+    """What the kernel says of one process; nothing where it is gone."""
+    found = {}
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text()
+        found["rss_kib"] = int(status.split("VmRSS:")[1].split()[0])
+        found["threads"] = int(status.split("Threads:")[1].split()[0])
+        found["files"] = len(os.listdir(f"/proc/{pid}/fd"))
+    return found
+
+
+class Watch:
+    """Takes samples of a service: one flat row each."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.rows: list[dict[str, Any]] = []
+
+    def pids(self) -> dict[str, int]:
+        service = self._service
+        found = {f"api{i}": proc.pid for i, (proc, _) in enumerate(service.apis) if proc.alive}
+        for i, proc in enumerate(service.workers):
+            if proc.alive:
+                found[f"warden{i}"] = proc.pid
+                for below in children(proc.pid)[:1]:
+                    found[f"worker{i}"] = below
+        if service.redis.process is not None:
+            found["redis"] = service.redis.process.pid
+        return found
+
+    def take(self, at_s: float, under_way: int) -> dict[str, Any]:
+        row: dict[str, Any] = {"at_s": round(at_s, 1), "under_way": under_way}
+        row["processes"] = len(living(self._service.marker))
+        homes = self._service.folder.glob("h*/**/*")
+        row["paths"] = sum(1 for _ in homes)
+        for who, pid in self.pids().items():
+            row |= {f"{who} {what}": value for what, value in size_of(pid).items()}
+        with contextlib.suppress(redis.RedisError, OSError):  # it may be the one that is killed just now
+            client = self._service.redis.client()
+            info = client.info()
+            row["redis clients"] = info["connected_clients"] - 1
+            row["redis used_kib"] = info["used_memory"] // 1024
+            names = Names(client)
+            row["names"] = sum(names.kinds.values())
+            row |= {f"names {kind}": count for kind, count in sorted(names.kinds.items())}
+            client.close()
+        self.rows.append(row)
+        return row
