@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from litestar import Litestar, Request, Response
@@ -17,11 +18,11 @@ from api.cors import Cors
 from api.exchange import NOBODY
 from api.layers import Auth, Browsers, Key, RequestIds
 from api.limits import RateLimit
-from api.metrics import HttpMetrics, Measured
 from api.native import routes as native
 from api.openai import routes as openai
 from api.paths import Paths
 from api.relay import Relay
+from api.seen import Measured, Seen
 from shared.config import Config
 from shared.dispatch import Dispatch
 from shared.errors import ClinvkError
@@ -36,6 +37,8 @@ from shared.store.rates import Rates
 from shared.store.runs import Runs
 from shared.store.sessions import Sessions
 from shared.sweep import Sweeper
+from shared.tally import Tally
+from shared.vitals import Watch
 
 _log = logging.getLogger(__name__)
 
@@ -68,9 +71,10 @@ class App:
         self.context.relay.wake_all()
 
 
-def create_app(config: Config, keys: Sequence[Key]) -> App:
-    """`config.redis.url` must be set."""
+def create_app(config: Config, keys: Sequence[Key], home: Path) -> App:
+    """`config.redis.url` must be set; `home` is CLINVK_HOME."""
     assert config.redis.url
+    seen = Seen(Watch("api", home))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -78,7 +82,7 @@ def create_app(config: Config, keys: Sequence[Key]) -> App:
         scripts = create_scripts(redis, limits_of(config))
         runs, hosts, events = Runs(scripts), Hosts(scripts), Events(scripts)
         api = new_id("api")
-        relay = Relay(redis, events, Followers(scripts, api), api)
+        relay = Relay(redis, events, Followers(scripts, api), api, count=seen.count)
         flows, sessions = Flows(scripts, runs), Sessions(scripts)
         dispatch = Dispatch(
             runs, hosts, flows, sessions, max_depth=config.queue.max_depth, wait=config.queue.wait_for_worker
@@ -91,15 +95,22 @@ def create_app(config: Config, keys: Sequence[Key]) -> App:
             max_wait_s=config.queue.max_wait_secs,
             hangup_grace_s=config.server.hangup_grace_secs,
             session_s=config.session.retention_days * 86400,
+            count=seen.count,
         )
         async with relay:
-            context = app.state.context = Context(config, runs, hosts, flows, sessions, Rates(scripts), relay, dispatch)
-            sweeping = asyncio.create_task(sweeper.run(), name="sweep")
+            context = app.state.context = Context(
+                config, runs, hosts, flows, sessions, Rates(scripts), relay, dispatch, seen
+            )
+            tasks = [
+                asyncio.create_task(sweeper.run(), name="sweep"),
+                asyncio.create_task(seen.run(Tally(redis), hosts, api), name="seen"),
+            ]
             try:
                 yield
             finally:
-                sweeping.cancel()
-                await asyncio.gather(sweeping, return_exceptions=True)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
                 await context.close()
         await redis.aclose()
 
@@ -136,8 +147,7 @@ def create_app(config: Config, keys: Sequence[Key]) -> App:
         max_age_s = config.server.cors_max_age
         served = Cors(served, origins, credentials=config.server.cors_allow_credentials, max_age_s=max_age_s)
     if config.server.metrics_enabled:
-        measured = litestar.state.http_metrics = HttpMetrics()
-        served = Measured(served, measured)
+        served = Measured(served, seen)
     return App(Paths(RequestIds(served)), litestar)
 
 

@@ -113,7 +113,7 @@ async def _serve(loaded: Loaded, keys: Sequence[Key], family: Family | None, for
             instance = await family.wait_worker(limits_of(config))
         await _reach_store(config.redis.url or "")
         _raise_file_limit()  # once the children have been started, to whom it is not given
-        app = create_app(config, keys)
+        app = create_app(config, keys, loaded.home)
         server = _Server(
             uvicorn.Config(
                 app.asgi,

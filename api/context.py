@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 from litestar import Request
 
 from api.relay import Follower, Relay
+from api.seen import Seen
 from shared.config import Config
 from shared.dispatch import Dispatch
 from shared.errors import ClinvkError
@@ -41,6 +42,7 @@ class Context:
         rates: Rates,
         relay: Relay,
         dispatch: Dispatch,
+        seen: Seen,
     ) -> None:
         self.config = config
         self.runs = runs
@@ -50,6 +52,7 @@ class Context:
         self.rates = rates
         self.relay = relay
         self.dispatch = dispatch
+        self.seen = seen
         self.closing = asyncio.Event()  # set when this process shuts down: streams end
         self.started_at = time.time()
         self._timers: set[asyncio.Task[None]] = set()

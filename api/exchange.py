@@ -122,6 +122,7 @@ class Exchange:
                     headers={**stream.HEADERS, "content-type": renderer.media_type, **headers},
                     release=self._ctx.release,
                     closing=self._ctx.closing,
+                    seen=self._ctx.seen,
                 )
             )
         finally:

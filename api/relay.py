@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
@@ -34,6 +35,7 @@ class Follower:
         self.run_id = run_id
         self.position = position
         self.ended = False
+        self.live = False  # whether what `next` gave out last came live, and was not read from the stream
         self._loop = asyncio.get_running_loop()
         self.heard_at = self._loop.time()
         self._relay = relay
@@ -65,6 +67,7 @@ class Follower:
     async def _next(self) -> list[bytes]:
         self._late = False
         while True:
+            self.live = not self._behind
             if self._behind:
                 lines = await self._catch_up()
             else:
@@ -107,14 +110,14 @@ class Follower:
         if known >= len(lines):
             return
         if known < 0:
-            self.fall_behind()
+            self.fall_behind("missed")
             return
         fresh = lines[known:] if known else lines
         self._lines += fresh
         self._bytes += sum(map(len, fresh))
         self._tail += len(fresh)
         if self._bytes > _BUFFER_BYTES and len(self._lines) > 1:
-            self.fall_behind()
+            self.fall_behind("slow")
         self._wake.set()
 
     def compare(self, end: int | None) -> None:
@@ -126,9 +129,12 @@ class Follower:
             self._gone = True
             self._wake.set()
         elif end > self._tail:
-            self.fall_behind()
+            self.fall_behind("silence")
 
-    def fall_behind(self) -> None:
+    def fall_behind(self, why: str) -> None:
+        """What comes next is read from the stream. `why`: missed, slow, silence, reconnect, or nothing for who asked."""
+        if why and not self._behind:
+            self._relay.count(f"gap|{why}")
         self._lines, self._bytes = [], 0
         self._behind = self._again = True
         self._tail = self.position
@@ -140,7 +146,7 @@ class Follower:
         if end is None:
             raise LogExpired(f"the run {self.run_id} is no longer kept")
         self.position = max(self.position, end - 1)
-        self.fall_behind()
+        self.fall_behind("")
 
     def wake(self) -> None:
         self._woken = True
@@ -152,9 +158,18 @@ class Follower:
 
 
 class Relay:
-    """Owned by the app: `async with relay`. `api` is this process' id, `listening` is set while it is subscribed."""
+    """Owned by the app: `async with relay`. `api` is this process' id; `count` is told why a follower fell behind."""
 
-    def __init__(self, redis: Redis, events: Events, followers: Followers, api: str) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        events: Events,
+        followers: Followers,
+        api: str,
+        *,
+        count: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.count = count
         self.api = api
         self.events = events
         self._redis = redis
@@ -255,7 +270,7 @@ class Relay:
                     self._listening.set()
                     for group in self._local.values():
                         for follower in group:
-                            follower.fall_behind()
+                            follower.fall_behind("reconnect")
             except (RedisError, OSError) as error:
                 _log.warning("live events interrupted: %s", type(error).__name__)
                 await asyncio.sleep(0.2)

@@ -11,6 +11,7 @@ from litestar import Response
 from litestar.types import Receive, Scope, Send
 
 from api.relay import Follower
+from api.seen import Seen
 from shared.errors import ClinvkError
 
 _log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class EventStream:
         headers: Mapping[str, str],
         release: Callable[[Follower], Awaitable[None]],
         closing: asyncio.Event,
+        seen: Seen,
     ) -> None:
         self._follower = follower
         self._first = first
@@ -88,12 +90,14 @@ class EventStream:
         self._headers = [(k.encode(), v.encode()) for k, v in headers.items()]
         self._release = release
         self._closing = closing
+        self._seen = seen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
         body = asyncio.create_task(self._body(send), name=f"stream-{self._follower.run_id}")
         gone = asyncio.create_task(hung_up(receive), name="hung-up")
         try:
-            await asyncio.wait({body, gone}, return_when=asyncio.FIRST_COMPLETED)
+            with self._seen.stream():
+                await asyncio.wait({body, gone}, return_when=asyncio.FIRST_COMPLETED)
             if body.done():
                 body.result()
         finally:
@@ -115,6 +119,8 @@ class EventStream:
                 lines = await follower.next(self._heartbeat_s)
                 if lines:
                     await self._send(send, renderer.events(lines, follower.position - len(lines) + 1))
+                    if follower.live:
+                        self._seen.delivered(lines[-1])
                 elif not self._closing.is_set():
                     await self._send(send, renderer.heartbeat())
         except ClinvkError as error:

@@ -42,6 +42,29 @@ class BackendState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     warm: WarmState | None = None  # None: this backend has no warm way
 
 
+class Vitals(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a process, of the API or a worker, and its host use."""
+
+    role: str  # api, worker
+    host: str
+    pid: int
+    version: str
+    started_at: float
+    rss_bytes: int = 0
+    cpu_s: float = 0.0
+    open_fds: int = 0
+    max_fds: int = 0
+    loop_lag_s: float = 0.0  # the longest of the last seconds
+    load1: float = 0.0
+    cpus: int = 1
+    memory_bytes: int = 0  # of the host
+    memory_available_bytes: int = 0
+    disk_free_bytes: int = -1  # where runs work; -1: not known
+    requests: int = 0  # under way, of an API process
+    streams: int = 0  # of these, those that are streams
+    followers: int = 0
+
+
 class Instance(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One worker process; several may share a host."""
 
@@ -55,3 +78,4 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     draining: bool = False
     labels: dict[str, str] = {}
     backends: tuple[BackendState, ...] = ()
+    vitals: Vitals | None = None  # of a worker that tells them

@@ -43,7 +43,8 @@ kombu keeps beside them (`_kombu.binding.*`).
 | clinvk:sessionids:{tenant} | zset  | the same by id, for prefixes                                        | while not empty     |
 | clinvk:drained            | set    | hosts that an operator has taken out of service                     | until undrained     |
 | clinvk:rate:{who}         | hash   | a caller's token bucket                                             | until it is full    |
-| clinvk:totals             | hash   | what `/metrics` counts: ends, waits, durations, tokens, by backend  | always              |
+| clinvk:totals             | hash   | what `/metrics` counts: ends, waits, durations, tokens, requests    | always              |
+| clinvk:vitals:{api}       | string | what an API process uses: `Vitals` as JSON                          | 10 s                |
 | clinvk:chores:{host}      | list   | what a host is to remove of deleted sessions                        | session retention   |
 
 Channels: `clinvk:live:{api}` carries events to an API process, `clinvk:orders:{instance}` orders to a worker.
@@ -116,6 +117,10 @@ def rate(who: str) -> str:
 
 def chores(host: str) -> str:
     return "clinvk:chores:" + host
+
+
+def vitals(api: str) -> str:
+    return "clinvk:vitals:" + api
 
 
 def live(api: str) -> str:

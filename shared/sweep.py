@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from shared.dispatch import Dispatch
 from shared.errors import ClinvkError
@@ -27,7 +28,7 @@ HUNG_UP = Failure("cancelled", "nobody followed this run any more", "hung_up")
 
 
 class Sweeper:
-    """Any number of processes may sweep; the store lets one at a time."""
+    """Any number of processes may sweep; the store lets one at a time. `count` is told what each mending was: `mended|…`."""
 
     def __init__(
         self,
@@ -39,12 +40,14 @@ class Sweeper:
         max_wait_s: float,
         hangup_grace_s: float,
         session_s: float = 30 * 86400.0,
+        count: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._scripts = scripts
         self._runs = runs
         self._dispatch = dispatch
         self._sessions = sessions
         self._session_s = session_s
+        self._count = count
         self._max_wait_s = max_wait_s
         # The API that saw the hang-up ends the run after the grace; this is for the one that died.
         self._grace_s = hangup_grace_s + 1.0
@@ -74,31 +77,40 @@ class Sweeper:
         lost, overdue, alone, dead, impatient, due, old = (texts(part) for part in found)
         for api in dead:
             count = await self._scripts("leave_api", api)
+            self._count("mended|api")
             _log.warning("API process %s is gone; it followed %s runs", api, count)
         for run_id in lost:
             if (run := await self._runs.get(run_id)) is not None:
                 how = await self._runs.expire(run.spec, run.cancelling or WORKER_LOST)
+                self._mended("lease", how)
                 _log.warning("run %s lost its worker on %s: %s", run_id, run.host, how, extra=run.spec.about)
         waited = Failure("timeout", f"no worker had room for it within {self._max_wait_s:g} s", "waited_too_long")
         for run_id in overdue:
             if (run := await self._runs.get(run_id)) is not None:
-                await self._runs.cancel(run.spec, waited, "unstarted")
+                self._mended("overdue", await self._runs.cancel(run.spec, waited, "unstarted"))
         for run_id in impatient:
             if (run := await self._runs.get(run_id)) is not None:
-                await self._runs.cancel(run.spec, _too_late(run.spec.start_within_s or 0.0), "unstarted")
+                too_late = _too_late(run.spec.start_within_s or 0.0)
+                self._mended("impatient", await self._runs.cancel(run.spec, too_late, "unstarted"))
         for run_id in alone:
             if run_id.startswith("flow_"):
                 await self._dispatch.cancel_flow(run_id, HUNG_UP, "unfollowed")
             elif (run := await self._runs.get(run_id)) is not None:
-                await self._runs.cancel(run.spec, HUNG_UP, "unfollowed")
+                self._mended("unfollowed", await self._runs.cancel(run.spec, HUNG_UP, "unfollowed"))
         for flow_id in due:  # whoever ended its run died before it carried the flow on
             try:
                 await self._dispatch.carry_on(flow_id)
+                self._count("mended|flow")
             except ClinvkError as error:  # one flow's trouble is not the others'
                 _log.warning("flow %s cannot be carried on: %s", flow_id, error.message, extra={"run_id": flow_id})
         for session_id in old:
             await self._sessions.forget(session_id, idle_since_s=time.time() - self._session_s)
+            self._count("mended|session")
         return len(lost) == _LIMIT or len(overdue) == _LIMIT
+
+    def _mended(self, what: str, how: str) -> None:
+        if how in ("ended", "ordered", "again"):
+            self._count(f"mended|{what}")
 
 
 def _too_late(patience_s: float) -> Failure:

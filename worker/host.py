@@ -18,7 +18,7 @@ import msgspec
 from shared import names
 from shared.config import Config
 from shared.errors import StoreUnavailable
-from shared.host import BackendState, Capabilities, Instance, Readiness
+from shared.host import BackendState, Capabilities, Instance, Readiness, Vitals
 from shared.store.hosts import Hosts
 from shared.warm import WarmState
 from worker.backends import BACKENDS
@@ -59,6 +59,7 @@ class Host:
         open_to: Callable[[Iterable[str]], None],
         marks: Marks,
         warm: Callable[[], Mapping[str, WarmState]] = dict,
+        vitals: Callable[[], Vitals] | None = None,
     ) -> None:
         self._config = config
         self._stage = stage
@@ -67,6 +68,7 @@ class Host:
         self._open_to = open_to
         self._warm = warm
         self._names = backends
+        self._vitals = vitals
         self._host = host
         self._instance = instance
         self._started_at = time.time()
@@ -119,6 +121,7 @@ class Host:
             draining=self.draining,
             labels=self._config.worker.labels,
             backends=tuple(states),
+            vitals=None if self._vitals is None else self._vitals(),
         )
 
     def _capabilities(self, name: str) -> Capabilities:

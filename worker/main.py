@@ -35,6 +35,8 @@ from shared.store.hosts import Hosts
 from shared.store.runs import Runs
 from shared.store.sessions import Sessions
 from shared.sweep import Sweeper
+from shared.tally import Tally
+from shared.vitals import Watch
 from worker import tree
 from worker.celery_app import create_worker
 from worker.chores import Chores
@@ -111,6 +113,8 @@ class Side:
             marks=marks,
             warm=self._warm,
         )
+        self._tally = Tally(self._redis)
+        self._watch = Watch("worker", home, self.host)
         self._announcer = Host(
             config,
             self._stage,
@@ -122,6 +126,7 @@ class Side:
             open_to=self.gate.open,
             marks=marks,
             warm=self._warm.states,
+            vitals=self._watch.look,
         )
         self._sweeper = Sweeper(
             scripts,
@@ -131,6 +136,7 @@ class Side:
             max_wait_s=config.queue.max_wait_secs,
             hangup_grace_s=config.server.hangup_grace_secs,
             session_s=config.session.retention_days * 86400,
+            count=self._tally.add,
         )
         self._chores = Chores(self._sessions, self._stage.workspaces, os.environ, self.host)
         self._tasks: list[asyncio.Task[None]] = []
@@ -153,6 +159,8 @@ class Side:
         self._keep("sweep", self._sweeper.run)
         self._keep("orders", self._orders)
         self._keep("chores", self._chores.run)
+        self._keep("tally", self._tally.run)
+        self._keep("watch", self._watch.run)
         if self._heartbeat >= 0:
             self._keep("heartbeat", self._beat)
         await self._done.wait()

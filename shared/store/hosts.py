@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from shared import names
-from shared.host import BackendState, Instance, Readiness
+from shared.host import BackendState, Instance, Readiness, Vitals
 from shared.redis import Arg, Scripts, texts
 
 _decode = msgspec.json.Decoder(Instance).decode
+_vitals = msgspec.json.Decoder(Vitals).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -36,6 +37,16 @@ class Hosts:
 
     async def drain(self, host: str, *, on: bool) -> None:
         await self._redis("SADD" if on else "SREM", names.DRAINED, host)
+
+    async def tell(self, api: str, vitals: Vitals, *, life_s: float) -> None:
+        """What an API process uses; workers tell theirs with their announcement."""
+        await self._redis("SET", names.vitals(api), _encode(vitals), "PX", int(life_s * 1000))
+
+    async def apis(self) -> dict[str, Vitals]:
+        """Of the live API processes, by id."""
+        ids = texts(await self._redis("ZRANGE", names.APIS, 0, -1))
+        rows = await self._redis("MGET", *[names.vitals(i) for i in ids]) if ids else []
+        return {i: _vitals(row) for i, row in zip(ids, rows, strict=True) if row is not None}
 
     async def list(self) -> list[Instance]:
         """The live instances, by host and id."""

@@ -231,6 +231,23 @@ class Runs:
         flat = await self._redis("HGETALL", names.TOTALS)
         return {text(flat[i]): int(flat[i + 1]) for i in range(0, len(flat), 2)}
 
+    async def ping(self) -> None:
+        """Raises: StoreUnavailable."""
+        await self._redis("PING")
+
+    async def memory(self) -> tuple[int, int]:
+        """The bytes that Redis uses, and may use (0: all)."""
+        found = await self._redis("INFO", "memory")
+        told = dict(line.split(":", 1) for line in text(found).splitlines() if ":" in line)
+        return int(told.get("used_memory", 0)), int(told.get("maxmemory", 0))
+
+    async def depths(self, queues: Sequence[str]) -> tuple[dict[str, tuple[int, float]], float]:
+        """For each of the queues, and of all that some instance offers: how many runs wait for it, and for how long the
+        first of them has. And how long ago the last sweep was; -1: never."""
+        rows, swept_ms = await self._scripts("depth", *queues)
+        found = {text(queue): (int(depth), float(oldest) / 1000) for queue, depth, oldest in rows}
+        return found, -1.0 if float(swept_ms) < 0 else float(swept_ms) / 1000
+
     async def oldest_s(self, now_s: float) -> float:
         """For how long the first of the waiting runs has waited; 0 where none does."""
         found = await self._redis("ZRANGE", names.WAITING, 0, 0, "WITHSCORES")

@@ -381,9 +381,9 @@ def test_every_end_is_counted_once(on_store):
 
         ends = {name: count for name, count in totals.items() if name.startswith("ended|")}
         assert ends == {
-            "ended|echo|succeeded|": 1,
-            "ended|echo|failed|backend_login": 1,
-            "ended|echo|cancelled|cancelled": 1,
+            "ended|echo|succeeded||": 1,
+            "ended|echo|failed|backend_login|login": 1,
+            "ended|echo|cancelled|cancelled|cancelled": 1,
         }
         assert (totals["tokens|echo|input"], totals["tokens|echo|reasoning"]) == (20, 2)
         assert sum(count for name, count in totals.items() if name.startswith("took|")) == 2

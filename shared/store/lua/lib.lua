@@ -75,6 +75,22 @@ end
 
 local function is_flow(group) return group and string.sub(group, 1, 5) == 'flow_' end
 
+-- What operators count, by backend: kept here, so that it is right whatever processes there are. `le` are seconds,
+-- as shared/tally.py has them.
+local BUCKETS = { 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600 }
+
+local function observe(what, backend, ms)
+  local le = '+Inf'
+  for _, bucket in ipairs(BUCKETS) do
+    if ms <= bucket * 1000 then
+      le = tostring(bucket)
+      break
+    end
+  end
+  redis.call('HINCRBY', P .. 'totals', what .. '|' .. backend .. '|' .. le, 1)
+  redis.call('HINCRBY', P .. 'totals', what .. '_ms|' .. backend, int(math.max(ms, 0)))
+end
+
 -- Appends ARGV[at .. at+count-1] as sequences first.. to a run whose last is `seq`; what is there already is passed
 -- over, so that a flush whose answer was lost may be sent again. `group` and `lane` are the run's.
 local function append(id, group, lane, seq, first, at, count, mail)
@@ -88,6 +104,10 @@ local function append(id, group, lane, seq, first, at, count, mail)
   end
   if #new > 0 then
     redis.call('HSET', P .. 'run:' .. id, 'seq', int(first + count - 1))
+    if seq == 0 then
+      local was = redis.call('HMGET', P .. 'run:' .. id, 'queue', 'created')
+      observe('first', string.match(was[1], '^[^@]+'), now_ms() - tonumber(was[2]))
+    end
     publish(id, first + count - #new, new, mail)
     if is_flow(group) then
       mirror(id, group, lane, new, mail)
@@ -272,26 +292,15 @@ local function close_log(id, seq, status, outcome, event, now)
   redis.call('DEL', P .. 'followers:' .. id)
 end
 
--- What operators count, by backend: kept here, so that it is right whatever processes there are. `le` are seconds.
-local BUCKETS = { 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600 }
-
-local function observe(what, backend, ms)
-  local le = '+Inf'
-  for _, bucket in ipairs(BUCKETS) do
-    if ms <= bucket * 1000 then
-      le = tostring(bucket)
-      break
-    end
-  end
-  redis.call('HINCRBY', P .. 'totals', what .. '|' .. backend .. '|' .. le, 1)
-  redis.call('HINCRBY', P .. 'totals', what .. '_ms|' .. backend, int(math.max(ms, 0)))
-end
-
 local function count(queue, status, outcome, created, started, now)
   local backend = string.match(queue, '^[^@]+')
   local code = ''
   if status ~= 'succeeded' then code = string.match(outcome, '"failure":{"code":"([%w_]+)"') or 'unknown' end
-  redis.call('HINCRBY', P .. 'totals', 'ended|' .. backend .. '|' .. status .. '|' .. code, 1)
+  local cause = code ~= '' and string.match(outcome, '"cause":"([a-z_]+)"') or ''
+  if #cause > 40 then cause = 'other' end
+  redis.call('HINCRBY', P .. 'totals', 'ended|' .. backend .. '|' .. status .. '|' .. code .. '|' .. cause, 1)
+  local cost = tonumber(string.match(outcome, '"cost_usd":([%d.eE+-]+)') or '')
+  if cost then redis.call('HINCRBY', P .. 'totals', 'cost_microusd|' .. backend, int(cost * 1e6)) end
   if started then
     observe('wait', backend, tonumber(started) - tonumber(created))
     observe('took', backend, now - tonumber(started))

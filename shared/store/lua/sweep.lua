@@ -27,7 +27,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'queued', 0, int(now - 3000
     overdue[#overdue + 1] = id
   else
     local hinted = tonumber(redis.call('ZSCORE', P .. 'queued', id))
-    if redis.call('LLEN', queue) == 0 or now - hinted > 30000 then hint(id, queue, now) end
+    if redis.call('LLEN', queue) == 0 or now - hinted > 30000 then
+      redis.call('HINCRBY', P .. 'totals', 'mended|hint', 1)
+      hint(id, queue, now)
+    end
   end
 end
 
