@@ -102,7 +102,7 @@ def tells(line: bytes) -> bool:
 
 
 async def whole(
-    exchange: Exchange, shape: Callable[[Run, str], dict[str, Any]], able: Capabilities | None, ignored: Sequence[str]
+    exchange: Exchange, shape: Callable[[Run, str], dict[str, Any]], ignored: Sequence[str]
 ) -> Response[Any]:
     """The whole answer: `shape` is given the run that succeeded and its reasoning. Raises: RunFailed."""
     thoughts = Thoughts()
@@ -112,7 +112,7 @@ async def whole(
     assert run.outcome is not None
     if run.outcome.failure is not None:
         raise RunFailed(run.outcome.failure, run.id)
-    return json(shape(run, thoughts.text), headers(run.spec, able, ignored, run))
+    return json(shape(run, thoughts.text), headers(run.spec, exchange.able, ignored, run))
 
 
 async def gone_on(request: Req, run_id: str, sequence: int, dialect: str) -> Exchange:

@@ -14,6 +14,7 @@ from api.errors import RunFailed
 from api.relay import Follower
 from shared import log
 from shared.errors import BackendUnavailable, InvalidRequest, LogExpired, NotFound, StoreUnavailable
+from shared.host import Capabilities
 from shared.run import Failure, Run, RunSpec
 from shared.store.runs import Added, Same
 
@@ -32,8 +33,17 @@ class Exchange:
     It must be used up by `whole` or `streamed`, which let the run go, or by `leave`.
     """
 
-    def __init__(self, request: Req, spec: RunSpec, follower: Follower, *, joined: bool = False) -> None:
+    def __init__(
+        self,
+        request: Req,
+        spec: RunSpec,
+        follower: Follower,
+        *,
+        joined: bool = False,
+        able: Capabilities | None = None,
+    ) -> None:
         self.request = request
+        self.able = able  # of what will carry it out, where that is known
         self.spec = spec
         self.follower = follower
         self.joined = joined
@@ -165,13 +175,16 @@ async def submitted(request: Req, spec: RunSpec, *, endpoint: str, body: bytes, 
             ctx.undo(spec, detached=False)
         raise
     if added.run_id == spec.id:
-        return Exchange(request, spec, follower)
+        return Exchange(request, spec, follower, able=added.able)
     await follower.close()
-    return await resumed(request, added.run_id, spec.tenant)
+    return await resumed(request, added.run_id, spec.tenant, able=added.able)
 
 
-async def detached(request: Req, spec: RunSpec, *, endpoint: str, body: bytes, put: Put | None = None) -> Run:
-    """Puts a run in line that nobody needs to follow. Raises: what admission raises."""
+async def detached(
+    request: Req, spec: RunSpec, *, endpoint: str, body: bytes, put: Put | None = None
+) -> tuple[Run, Capabilities | None]:
+    """Puts a run in line that nobody needs to follow. Returns it, and what will carry it out is able to, where that is
+    known. Raises: what admission raises."""
     ctx = context_of(request)
     same = same_of(request, spec.tenant, endpoint, body)
     try:
@@ -181,15 +194,17 @@ async def detached(request: Req, spec: RunSpec, *, endpoint: str, body: bytes, p
         raise
     request.scope["state"]["run_id"] = added.run_id
     log.note(run_id=added.run_id)
-    return await found(ctx, added.run_id, spec.tenant)
+    return await found(ctx, added.run_id, spec.tenant), added.able
 
 
-async def resumed(request: Req, run_id: str, tenant: str, *, after: int = 0) -> Exchange:
+async def resumed(
+    request: Req, run_id: str, tenant: str, *, after: int = 0, able: Capabilities | None = None
+) -> Exchange:
     """Follows a run that is there already. Raises: NotFound for one of another tenant, too."""
     ctx = context_of(request)
     run = await found(ctx, run_id, tenant)
     follower = await ctx.relay.follow(run_id, after)
-    return Exchange(request, run.spec, follower, joined=True)
+    return Exchange(request, run.spec, follower, joined=True, able=able)
 
 
 async def found(ctx: Context, run_id: str, tenant: str | None) -> Run:
@@ -206,10 +221,8 @@ def same_of(request: Req, tenant: str, endpoint: str, body: bytes) -> Same | Non
     Raises: InvalidRequest for a key that is none.
     """
     fingerprint = hashlib.sha256(body).hexdigest()
-    key = request.headers.get("idempotency-key")
+    key = idempotency_key(request)
     if key is not None:
-        if not 1 <= len(key) <= 255:
-            raise InvalidRequest("Idempotency-Key must have 1 to 255 characters", field="Idempotency-Key")
         named = hashlib.sha256(f"{tenant}\0{endpoint}\0{key}".encode()).hexdigest()
         return Same(name=named, kind="key", fingerprint=fingerprint)
     tries = request.headers.get("x-stainless-retry-count", "")
@@ -217,6 +230,14 @@ def same_of(request: Req, tenant: str, endpoint: str, body: bytes) -> Same | Non
         return None
     named = hashlib.sha256(f"{tenant}\0{endpoint}\0{fingerprint}".encode()).hexdigest()
     return Same(name=named, kind="body", fingerprint=fingerprint, retry=int(tries))
+
+
+def idempotency_key(request: Req) -> str | None:
+    """Raises: InvalidRequest for a key that is none."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 1 <= len(key) <= 255:
+        raise InvalidRequest("Idempotency-Key must have 1 to 255 characters", field="Idempotency-Key")
+    return key
 
 
 def patience_of(request: Req) -> float | None:

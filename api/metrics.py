@@ -15,8 +15,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from api.context import Context, context_of
 from api.families import Store, of_processes, of_store
-from shared.dispatch import KNOWN_BACKENDS
 from shared.errors import PermissionDenied, StoreUnavailable
+from shared.routing import KNOWN_BACKENDS
 
 
 class Found:

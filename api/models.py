@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from shared.dispatch import KNOWN_BACKENDS
 from shared.errors import ClinvkError
+from shared.routing import KNOWN_BACKENDS
 
 
 class ModelNotFound(ClinvkError):

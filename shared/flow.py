@@ -32,9 +32,16 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
     fail_fast: bool = False  # parallel: the first failure ends the rest; chain: stop_on_failure
     reply: dict[str, Any] = {}  # what the answer repeats of the request
 
+    @property
+    def stand_in(self) -> RunSpec:
+        """A flow is followed, and its log ended, as a run's is."""
+        return RunSpec(id=self.id, tenant=self.tenant, backend="flow", prompt="")
+
 
 class FlowRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A flow as the store holds it; `runs` and `closed` are by lane. Times are seconds, by Redis' clock."""
+    """A flow as the store holds it; `runs` and `closed` are by lane. Times are seconds, by Redis' clock.
+
+    Depending on what it was asked for, the runs are left out, or those that have ended have no outcome."""
 
     flow: Flow
     status: FlowStatus
@@ -92,10 +99,12 @@ def _stops(record: FlowRecord) -> Failure | None:
 
 
 def _status(record: FlowRecord, stop: Failure | None) -> FlowStatus:
+    good = not record.closed and all(run.status is Status.SUCCEEDED for run in record.runs.values())
+    if good and len(record.runs) == len(record.flow.lanes):  # whatever was ordered too late
+        return FlowStatus.SUCCEEDED
     if stop is not None and stop.code == "cancelled" and stop.cause not in ("failed_fast", "stopped_on_failure"):
         return FlowStatus.CANCELLED
-    good = not record.closed and all(run.status is Status.SUCCEEDED for run in record.runs.values())
-    return FlowStatus.SUCCEEDED if good and len(record.runs) == len(record.flow.lanes) else FlowStatus.FAILED
+    return FlowStatus.FAILED
 
 
 def _next_step(record: FlowRecord) -> Next:
@@ -122,6 +131,15 @@ def _next_step(record: FlowRecord) -> Next:
     if close:  # looked at again with these in place
         return Next(close=close)
     return Next(end=_status(record, None))
+
+
+def needed(record: FlowRecord) -> set[int]:
+    """The lanes whose answers `decide` will look at."""
+    flow = record.flow
+    if flow.kind != "chain" or record.status is not FlowStatus.RUNNING:
+        return set()
+    ahead = [n for n in range(len(flow.lanes)) if n not in record.runs and n not in record.closed]
+    return {wanted for n in ahead for wanted in wants(flow.lanes[n].prompt, n, flow.names) if wanted in record.runs}
 
 
 def _outputs(record: FlowRecord) -> dict[int, str]:

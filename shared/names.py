@@ -37,6 +37,8 @@ kombu keeps beside them (`_kombu.binding.*`).
 | clinvk:closed:{flow}      | hash   | lane -> failure, of lanes that got no run                           | retention after end |
 | clinvk:flows:{tenant}     | zset   | flow ids of a tenant by creation time                               | retention           |
 | clinvk:grouped            | zset   | runs that wait for their flow's or session's own window             | always              |
+| clinvk:bound              | hash   | queue of one host -> runs that wait for it                          | while not empty     |
+| clinvk:stranded           | hash   | such a queue that nobody takes from -> since when (ms)              | a minute longer     |
 | clinvk:due                | zset   | flows that are to be carried on, by since when (ms)                 | until carried on    |
 | clinvk:sessions           | zset   | all sessions by last use (ms)                                       | while not empty     |
 | clinvk:sessions:{tenant}, ...|{backend}|{status} | zset | the same of a tenant, by backend and status      | while not empty     |
@@ -60,6 +62,8 @@ UNFOLLOWED = "clinvk:unfollowed"
 IMPATIENT = "clinvk:impatient"
 DUE = "clinvk:due"
 GROUPED = "clinvk:grouped"
+BOUND = "clinvk:bound"
+STRANDED = "clinvk:stranded"
 DRAINED = "clinvk:drained"
 TOTALS = "clinvk:totals"
 SESSIONS = "clinvk:sessions"
@@ -132,5 +136,5 @@ def orders(instance: str) -> str:
 
 
 def queue(backend: str, host: str | None = None) -> str:
-    """The Celery queue for a backend on any host, or on one."""
+    """The Celery queue for a backend on any host, or on one; on "", which no host is called, nobody takes runs."""
     return backend if host is None else f"{backend}@{host}"

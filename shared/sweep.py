@@ -16,6 +16,7 @@ _log = logging.getLogger(__name__)
 
 EVERY_S = 0.5
 _PAUSE_S = 3.0  # nobody swept for so long: Redis or all sweepers were away
+_STRANDED_S = 2.0  # a worker that starts anew takes less
 _LIMIT = 200
 
 WORKER_LOST = Failure(
@@ -71,10 +72,11 @@ class Sweeper:
             int(self._max_wait_s * 1000),
             int(self._grace_s * 1000),
             _LIMIT,
+            int(_STRANDED_S * 1000),
         )
         if not found:
             return False
-        lost, overdue, alone, dead, impatient, due, old = (texts(part) for part in found)
+        lost, overdue, alone, dead, impatient, due, old, stranded = (texts(part) for part in found)
         for api in dead:
             count = await self._scripts("leave_api", api)
             self._count("mended|api")
@@ -97,6 +99,13 @@ class Sweeper:
                 await self._dispatch.cancel_flow(run_id, HUNG_UP, "unfollowed")
             elif (run := await self._runs.get(run_id)) is not None:
                 self._mended("unfollowed", await self._runs.cancel(run.spec, HUNG_UP, "unfollowed"))
+        if stranded:
+            await self._dispatch.fleet(fresh=True)
+        for run_id in stranded:
+            try:
+                await self._dispatch.rescue(run_id)
+            except ClinvkError as error:
+                _log.warning("run %s has no host and cannot be moved: %s", run_id, error.message)
         for flow_id in due:  # whoever ended its run died before it carried the flow on
             try:
                 await self._dispatch.carry_on(flow_id)
@@ -106,7 +115,7 @@ class Sweeper:
         for session_id in old:
             await self._sessions.forget(session_id, idle_since_s=time.time() - self._session_s)
             self._count("mended|session")
-        return len(lost) == _LIMIT or len(overdue) == _LIMIT
+        return _LIMIT in (len(lost), len(overdue), len(stranded))
 
     def _mended(self, what: str, how: str) -> None:
         if how in ("ended", "ordered", "again"):

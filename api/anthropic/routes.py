@@ -24,7 +24,6 @@ async def create_message(request: Req) -> Response[Any]:
     data = present(decode(raw))
     body = _body(data)
     ignored = bodies.ignored(data, HEEDED)
-    able = None
     if (point := compat.resume_point(request)) is not None and body.stream:
         exchange = await compat.gone_on(request, *point, "anthropic")
     else:
@@ -43,13 +42,12 @@ async def create_message(request: Req) -> Response[Any]:
             metadata=body.metadata,
         )
         with compat.named("output_format", "system"):
-            _, able = await ctx.dispatch.admit(spec)
             exchange = await submitted(request, spec, endpoint="messages", body=raw)
     if body.stream:
         events = MessageEvents(exchange.spec, request_id=request_id_of(request), after=0 if point is None else point[1])
-        told = compat.headers(exchange.spec, able, ignored)
+        told = compat.headers(exchange.spec, exchange.able, ignored)
         return await exchange.streamed(events, headers=told, tells=compat.tells)
-    return await compat.whole(exchange, message, able, ignored)
+    return await compat.whole(exchange, message, ignored)
 
 
 @post("/messages/count_tokens", status_code=200)

@@ -16,7 +16,7 @@ async def answered(
 ) -> Response[Any]:
     """Raises: what admission raises, RunFailed."""
     if "respond-async" in request.headers.get("prefer", ""):
-        run = await detached(request, spec, endpoint=endpoint, body=body, put=put)
+        run, _ = await detached(request, spec, endpoint=endpoint, body=body, put=put)
         headers = {"location": f"/api/v1/runs/{run.id}", "preference-applied": "respond-async"}
         return json(view(run), headers, status=202)
     exchange = await submitted(request, spec, endpoint=endpoint, body=body, put=put)

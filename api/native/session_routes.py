@@ -13,10 +13,10 @@ from api.native.answering import answered
 from api.native.requests import number
 from api.native.translate import to_spec
 from api.native.wire import PromptBody, ResumeBody, SessionView, parse
-from shared.dispatch import KNOWN_BACKENDS
 from shared.errors import Conflict, InvalidRequest, NotFound
 from shared.event import TokenUsage
 from shared.ids import new_id
+from shared.routing import KNOWN_BACKENDS
 from shared.session import Session
 
 _STATUSES = ("active", "completed", "error", "cancelled")

@@ -52,19 +52,18 @@ async def create_response(request: Req) -> Response[Any]:
     if body.background:  # its caller does not wait for it
         spec = msgspec.structs.replace(spec, start_within_s=None)
     with compat.named("text.format", "instructions"):
-        _, able = await ctx.dispatch.admit(spec)
         if body.background:
-            run = await detached(request, spec, endpoint="responses", body=raw)
+            run, able = await detached(request, spec, endpoint="responses", body=raw)
             if not body.stream:
                 return json(of_run(run), compat.headers(run.spec, able, ignored))
-            exchange = await resumed(request, run.id, spec.tenant)
+            exchange = await resumed(request, run.id, spec.tenant, able=able)
         else:
             exchange = await submitted(request, spec, endpoint="responses", body=raw)
     if body.stream:
-        told = compat.headers(exchange.spec, able, ignored)
+        told = compat.headers(exchange.spec, exchange.able, ignored)
         events = ResponseEvents(exchange.spec, queued=body.background)
         return await exchange.streamed(events, headers=told, tells=compat.tells, hold=not body.background)
-    return await compat.whole(exchange, of_run, able, ignored)
+    return await compat.whole(exchange, of_run, ignored)
 
 
 def _reply(body: ResponsesBody) -> dict[str, Any]:

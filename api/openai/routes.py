@@ -26,7 +26,6 @@ async def create_chat_completion(request: Req) -> Response[Any]:
     ignored = bodies.ignored(data, CHAT_HEEDED)
     if (point := compat.resume_point(request)) is not None and body.stream:
         exchange = await compat.gone_on(request, *point, "openai")
-        able = None
     else:
         talk = translate.chat_talk(body)
         to = compat.routed(ctx, body.model)
@@ -43,7 +42,6 @@ async def create_chat_completion(request: Req) -> Response[Any]:
             metadata=body.metadata,
         )
         with compat.named("response_format", "messages"):
-            _, able = await ctx.dispatch.admit(spec)
             exchange = await submitted(request, spec, endpoint="chat/completions", body=raw)
     if body.stream:
         chunks = Chunks(
@@ -53,9 +51,9 @@ async def create_chat_completion(request: Req) -> Response[Any]:
             ids=point is not None or "idempotency-key" in request.headers,
             after=0 if point is None else point[1],
         )
-        told = compat.headers(exchange.spec, able, ignored)
+        told = compat.headers(exchange.spec, exchange.able, ignored)
         return await exchange.streamed(chunks, headers=told, tells=compat.tells)
-    return await compat.whole(exchange, completion, able, ignored)
+    return await compat.whole(exchange, completion, ignored)
 
 
 def _chat_body(data: dict[str, Any]) -> ChatBody:

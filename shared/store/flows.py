@@ -7,8 +7,8 @@ import msgspec
 
 from shared import names
 from shared.errors import QueueFull
-from shared.flow import FAILED_FAST, Flow, FlowRecord, FlowStatus
-from shared.redis import Arg, Scripts, text, texts
+from shared.flow import FAILED_FAST, Flow, FlowRecord, FlowStatus, needed
+from shared.redis import Arg, Command, Scripts, text, texts
 from shared.run import Failure, Outcome, RunSpec
 from shared.store.runs import Runs
 
@@ -79,30 +79,39 @@ class Flows:
         """It has been looked at with so many ends; False: another run has ended since, look again."""
         return bool(await self._scripts("carried", flow_id, ends))
 
-    async def get(self, flow_id: str) -> FlowRecord | None:
-        row, stop, closed = await self._redis.all(
-            [
-                ("HMGET", names.run(flow_id), *_FIELDS),
-                ("HGET", names.group(flow_id), "stop"),
-                ("HGETALL", names.closed(flow_id)),
-            ]
-        )
-        flow, status, created, ended, detached, ends = row
-        if flow is None:
+    async def get(self, flow_id: str, *, outcomes: bool = True) -> FlowRecord | None:
+        """Without `outcomes`, only those that its next step needs are loaded."""
+        record = await self.head(flow_id)
+        if record is None:
             return None
-        found = _flow.decode(flow)
-        runs = await self._runs.get_many([spec.id for spec in found.lanes])
-        return FlowRecord(
-            flow=found,
-            status=FlowStatus(text(status)),
-            created_at=int(created) / 1000,
-            ended_at=None if ended is None else int(ended) / 1000,
-            detached=detached is not None,
-            ends=int(ends or 0),
-            stop=None if stop is None else _failure.decode(stop),
-            runs={lane: run for lane, run in enumerate(runs) if run is not None},
-            closed={int(closed[i]): _failure.decode(closed[i + 1]) for i in range(0, len(closed), 2)},
-        )
+        lanes = record.flow.lanes
+        ids = [spec.id for spec in lanes]
+        found = await self._runs.get_many(ids) if outcomes else await self._runs.get_bare(lanes)
+        record = msgspec.structs.replace(record, runs={lane: run for lane, run in enumerate(found) if run is not None})
+        if not outcomes and (more := sorted(needed(record))):
+            whole = await self._runs.get_many([ids[lane] for lane in more])
+            runs = {lane: run for lane, run in zip(more, whole, strict=True) if run is not None}
+            record = msgspec.structs.replace(record, runs={**record.runs, **runs})
+        return record
+
+    async def head(self, flow_id: str) -> FlowRecord | None:
+        """The record without its runs."""
+        return (await self.heads([flow_id]))[0]
+
+    async def heads(self, ids: Sequence[str]) -> list[FlowRecord | None]:
+        commands: list[Command] = []
+        for id in ids:
+            commands += [
+                ("HMGET", names.run(id), *_FIELDS),
+                ("HGET", names.group(id), "stop"),
+                ("HGETALL", names.closed(id)),
+            ]
+        rows = await self._redis.all(commands) if commands else []
+        return [_record(*rows[i : i + 3]) for i in range(0, len(rows), 3)]
+
+    async def detach(self, flow_id: str) -> None:
+        """Nobody needs to follow it from now on."""
+        await self._scripts("detach", flow_id)
 
     async def list(self, tenant: str, *, limit: int, offset: int) -> tuple[list[str], int]:
         """The ids, the newest first, and how many there are."""
@@ -116,3 +125,19 @@ class Flows:
         """Records that have expired leave the list."""
         if ids:
             await self._redis("ZREM", names.flows(tenant), *ids)
+
+
+def _record(row: Sequence[bytes | None], stop: bytes | None, closed: Sequence[bytes]) -> FlowRecord | None:
+    flow, status, created, ended, detached, ends = row
+    if flow is None or status is None or created is None:
+        return None
+    return FlowRecord(
+        flow=_flow.decode(flow),
+        status=FlowStatus(text(status)),
+        created_at=int(created) / 1000,
+        ended_at=None if ended is None else int(ended) / 1000,
+        detached=detached is not None,
+        ends=int(ends or 0),
+        stop=None if stop is None else _failure.decode(stop),
+        closed={int(closed[i]): _failure.decode(closed[i + 1]) for i in range(0, len(closed), 2)},
+    )

@@ -6,7 +6,7 @@ import msgspec
 
 from shared import names
 from shared.host import BackendState, Instance, Readiness, Vitals
-from shared.redis import Arg, Scripts, texts
+from shared.redis import Arg, Scripts, text, texts
 
 _decode = msgspec.json.Decoder(Instance).decode
 _vitals = msgspec.json.Decoder(Vitals).decode
@@ -53,6 +53,11 @@ class Hosts:
         ids = texts(await self._redis("ZRANGE", names.INSTANCES, 0, -1))
         rows = await self._redis("MGET", *[names.instance(i) for i in ids]) if ids else []
         return sorted((_decode(row) for row in rows if row is not None), key=lambda i: (i.host, i.id))
+
+    async def bound(self) -> dict[str, int]:
+        """How many runs have yet to start that must go to one host, by queue."""
+        flat = await self._redis("HGETALL", names.BOUND)
+        return {text(flat[i]): int(flat[i + 1]) for i in range(0, len(flat), 2)}
 
 
 def offers(instances: Sequence[Instance], backend: str) -> list[tuple[Instance, BackendState]]:

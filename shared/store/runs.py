@@ -8,6 +8,7 @@ import msgspec
 
 from shared import event, names
 from shared.errors import Conflict, InvalidRequest, NotFound, QueueFull
+from shared.host import Capabilities
 from shared.redis import Scripts, text, texts
 from shared.run import Failure, Outcome, Run, RunSpec, Status, Usage
 
@@ -18,7 +19,6 @@ _failure = msgspec.json.Decoder(Failure)
 _usage = msgspec.json.Decoder(Usage)
 
 _FIELDS: tuple[str, ...] = (
-    "spec",
     "status",
     "queue",
     "created",
@@ -29,8 +29,9 @@ _FIELDS: tuple[str, ...] = (
     "instance",
     "attempt",
     "seq",
+    "detached",
+    "cancel",
 )
-_FIELDS += ("detached", "cancel", "outcome")
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -57,7 +58,10 @@ class Added(msgspec.Struct, frozen=True):
 
     status: Status
     run_id: str
+    able: Capabilities | None = None  # of what will carry it out, where that is known
 
+
+ANOTHER_BODY = "this Idempotency-Key came with another body before; a new request needs a new key"
 
 # A new try may do better than the run that failed so.
 _AGAIN: tuple[str, ...] = (
@@ -107,7 +111,38 @@ class Runs:
         Raises: Conflict, NotFound for the session; QueueFull, StoreUnavailable (then the run may be there or not), InvalidRequest for an idempotency key
         that came with another body before.
         """
-        reply = await self._scripts(
+        reply = await self._submit(spec, queue, follower, max_depth, same, opening, must_be_free=must_be_free)
+        if text(reply[0]) == "busy":
+            raise Conflict(f"a turn of the session {spec.session_id} is under way; ask again when it has ended")
+        if text(reply[0]) == "gone":
+            raise NotFound("session", spec.session_id or "")
+        if text(reply[0]) == "full":
+            raise QueueFull(f"{reply[1]} runs are waiting already", retry_after_s=5, details={"depth": reply[1]})
+        return self._added(reply)
+
+    async def join(self, spec: RunSpec, same: Same, *, follower: str | None) -> Added | None:
+        """Joins the run of the same request, where there is one; starts none. Raises: as `add`, for the key."""
+        reply = await self._submit(spec, "", follower, 0, same, None, must_be_free=False)
+        return None if text(reply[0]) == "none" else self._added(reply)
+
+    @staticmethod
+    def _added(reply: Sequence[Any]) -> Added:
+        if text(reply[0]) == "differs":
+            raise InvalidRequest(ANOTHER_BODY, field="Idempotency-Key")
+        return Added(Status(text(reply[0])), text(reply[1]))
+
+    async def _submit(
+        self,
+        spec: RunSpec,
+        queue: str,
+        follower: str | None,
+        max_depth: int,
+        same: Same | None,
+        opening: Mapping[str, str] | None,
+        *,
+        must_be_free: bool,
+    ) -> Sequence[Any]:
+        reply: Sequence[Any] = await self._scripts(
             "submit",
             spec.id,
             spec.tenant,
@@ -124,18 +159,13 @@ class Runs:
             "" if opening is None else _encode(opening),
             int(must_be_free),
         )
-        if text(reply[0]) == "busy":
-            raise Conflict(f"a turn of the session {spec.session_id} is under way; ask again when it has ended")
-        if text(reply[0]) == "gone":
-            raise NotFound("session", spec.session_id or "")
-        if text(reply[0]) == "full":
-            raise QueueFull(f"{reply[1]} runs are waiting already", retry_after_s=5, details={"depth": reply[1]})
-        if text(reply[0]) == "differs":
-            raise InvalidRequest(
-                "this Idempotency-Key came with another body before; a new request needs a new key",
-                field="Idempotency-Key",
-            )
-        return Added(Status(text(reply[0])), text(reply[1]))
+        return reply
+
+    async def move(self, run_id: str, queue: str, to: str) -> Literal["moved", "stays", "pinned", "kept"]:
+        """An unstarted run from the line of one queue to another's, its place kept. "stays": `to` is ""; "pinned":
+        what it goes on with is on that queue's host; "kept": it is not in that line any more, or in the right one."""
+        reply = text(await self._scripts("move", run_id, queue, to))
+        return next((how for how in ("moved", "stays", "pinned") if how == reply), "kept")
 
     async def forget(self, run_id: str) -> bool:
         """Removes the record of an ended run and its events. Returns whether it did."""
@@ -211,7 +241,13 @@ class Runs:
         return (await self.get_many([run_id]))[0]
 
     async def get_many(self, run_ids: Sequence[str]) -> list[Run | None]:
-        return [_run(row) for row in await self._redis.all([("HMGET", names.run(i), *_FIELDS) for i in run_ids])]
+        fields = (*_FIELDS, "spec", "outcome")
+        return [_run(row) for row in await self._redis.all([("HMGET", names.run(i), *fields) for i in run_ids])]
+
+    async def get_bare(self, specs: Sequence[RunSpec]) -> list[Run | None]:
+        """The same without outcomes, and with the specs as they are given."""
+        rows = await self._redis.all([("HMGET", names.run(spec.id), *_FIELDS) for spec in specs])
+        return [_run(row, spec) for row, spec in zip(rows, specs, strict=True)]
 
     async def list(self, tenant: str, *, limit: int, offset: int) -> tuple[list[Run], int]:
         """The newest first, and how many there are. Records that have expired are left out and forgotten."""
@@ -270,12 +306,16 @@ def _seconds(value: bytes | None) -> float | None:
     return None if value is None else int(value) / 1000
 
 
-def _run(row: Sequence[bytes | None]) -> Run | None:
-    spec, status, queue, created, queued, started, ended, host, instance, attempt, seq, detached, cancel, outcome = row
-    if spec is None or status is None:
+def _run(row: Sequence[bytes | None], known: RunSpec | None = None) -> Run | None:
+    """`known`: its spec, where the row has neither that nor an outcome."""
+    status, queue, created, queued, started, ended, host, instance, attempt, seq, detached, cancel = row[:12]
+    spec, outcome = (None, None) if known is not None else row[12:]
+    if spec is not None:
+        known = _spec.decode(spec)
+    if status is None or known is None:
         return None
     return Run(
-        spec=_spec.decode(spec),
+        spec=known,
         status=Status(text(status)),
         queue=text(queue),
         created_at=_seconds(created) or 0.0,

@@ -20,7 +20,7 @@ from shared.sweep import Sweeper
 class Store:
     """All of the store over one client, with short leases."""
 
-    def __init__(self, redis: Any, **limits: Any) -> None:
+    def __init__(self, redis: Any, *, wait: bool = False, **limits: Any) -> None:
         self.redis = redis
         self.scripts = create_scripts(
             redis, Limits(**{"lease_s": 0.2, "retention_s": 60, "max_events": 1000, **limits})
@@ -31,7 +31,7 @@ class Store:
         self.api = Followers(self.scripts, "api_1")
         self.flows = Flows(self.scripts, self.runs)
         self.sessions = Sessions(self.scripts)
-        self.dispatch = Dispatch(self.runs, self.hosts, self.flows, self.sessions, max_depth=100_000)
+        self.dispatch = Dispatch(self.runs, self.hosts, self.flows, self.sessions, max_depth=100_000, wait=wait)
         self.sweeper = self.sweeps()
 
     def sweeps(self, hangup_grace_s: float = 0) -> Sweeper:

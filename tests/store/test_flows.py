@@ -257,3 +257,41 @@ def test_what_is_filled_in_has_a_limit(on_store):
         assert record.runs[2].status is Status.QUEUED
 
     on_store(test)
+
+
+def test_carrying_on_loads_no_more_answers_than_the_next_step_names(on_store):
+    async def test(store: Store) -> None:
+        await store.worker()
+        made = flow("chain", "one", "two", "{{steps.a}}", "four", names=("a", "", "", ""))
+        await store.dispatch.submit_flow(made, follower=None)
+        for lane in (0, 1):
+            await end(store, made.lanes[lane], output=f"answer {lane}")
+            await store.dispatch.carry_on(made.id)
+        await end(store, made.lanes[2])
+
+        bare, whole = await store.flows.get(made.id, outcomes=False), await store.flows.get(made.id)
+
+        assert bare is not None
+        assert whole is not None
+        assert [bare.runs[lane].outcome for lane in (0, 1, 2)] == [None] * 3
+        assert [run.status for run in bare.runs.values()] == [run.status for run in whole.runs.values()]
+        assert whole.runs[2].spec.prompt == "answer 0"
+
+    on_store(test)
+
+
+def test_a_cancel_that_comes_after_the_last_success_changes_nothing(on_store):
+    async def test(store: Store) -> None:
+        await store.worker()
+        made = flow("parallel", "a", "b")
+        await store.dispatch.submit_flow(made, follower=None)
+        for spec in made.lanes:
+            await end(store, spec)  # and nobody has carried it on yet
+
+        await store.dispatch.cancel_flow(made.id, CANCELLED)
+
+        record = await store.flows.get(made.id)
+        assert record is not None
+        assert record.status is FlowStatus.SUCCEEDED
+
+    on_store(test)

@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 
 from shared import names
-from shared.errors import InvalidRequest
+from shared.errors import BackendUnavailable, InvalidRequest
+from shared.flow import FlowStatus
 from shared.ids import new_id
 from shared.run import Failure, Outcome, RunSpec, Status
 from shared.store.runs import Added, Same
 from shared.sweep import HUNG_UP
 from tests.store.store import Store
+from tests.store.test_flows import flow
 
 CANCELLED = Failure("cancelled", "by its caller", "cancelled")
 
@@ -235,5 +237,60 @@ def test_a_run_that_is_being_cancelled_is_not_joined(on_store):
             assert await store.runs.cancel(run.spec, HUNG_UP) == "ordered"
 
             assert (await submit(store, again)).run_id != first.run_id
+
+    on_store(test)
+
+
+def test_a_finished_run_is_replayed_by_its_key_where_no_worker_is_left(on_store):
+    async def test(store: Store) -> None:
+        await store.worker()
+        first = await submit(store, key())
+        await end(store, first.run_id)
+        await store.hosts.retire("ins_1")
+        spec = RunSpec(id="run_2", tenant="t", backend="echo", prompt="p")
+
+        again = await store.dispatch.submit(spec, follower="api_1", same=key())
+
+        assert again.run_id == first.run_id
+        with pytest.raises(InvalidRequest, match="Idempotency-Key"):
+            await store.dispatch.submit(spec, follower="api_1", same=key(fingerprint="q"))
+        with pytest.raises(BackendUnavailable):
+            await store.dispatch.submit(spec, follower="api_1", same=key(name="new"))
+        with pytest.raises(BackendUnavailable):
+            await store.dispatch.submit(spec, follower="api_1")
+        assert await store.runs.get("run_2") is None
+
+    on_store(test)
+
+
+@pytest.mark.parametrize("what", ["run", "flow"])
+def test_who_joins_without_waiting_detaches_it(on_store, what):
+    async def test(store: Store) -> None:
+        await store.worker()
+        await store.api.renew()
+        if what == "run":
+            id = (await submit(store, key(), start_within_s=50)).run_id
+            joined = await store.runs.add(
+                RunSpec(id="run_2", tenant="t", backend="echo", prompt="p"),
+                "echo", follower=None, max_depth=9, same=key(),
+            )  # fmt: skip
+            assert joined.run_id == id
+        else:
+            made = flow("parallel", "a")
+            id = made.id
+            await store.dispatch.submit_flow(made, follower="api_1")
+            await store.flows.detach(id)
+        await store.api.remove(id)
+
+        if what == "run":
+            spec = RunSpec(id=id, tenant="t", backend="echo", prompt="p")
+            assert await store.runs.cancel(spec, HUNG_UP, "unfollowed") == "kept"
+            assert await store.redis("ZSCORE", names.IMPATIENT, id) is None
+        else:
+            await store.dispatch.cancel_flow(id, HUNG_UP, "unfollowed")
+            record = await store.flows.get(id)
+            assert record is not None
+            assert (record.status, record.detached) == (FlowStatus.RUNNING, True)
+        assert await store.redis("ZSCORE", names.UNFOLLOWED, id) is None
 
     on_store(test)

@@ -2,7 +2,7 @@
 -- queued -> running, once. The same token may ask again: its first answer may have been lost.
 local id, token = ARGV[1], ARGV[2]
 local run = P .. 'run:' .. id
-local was = redis.call('HMGET', run, 'status', 'token', 'spec', 'seq', 'attempt', 'group')
+local was = redis.call('HMGET', run, 'status', 'token', 'spec', 'seq', 'attempt', 'group', 'queue')
 local cli_id, used = '', ''
 if was[6] then
   local s = redis.call('HMGET', P .. 'session:' .. was[6], 'cli_id', 'input_tokens', 'output_tokens', 'cached_tokens',
@@ -15,6 +15,9 @@ if was[6] then
 end
 if was[1] == 'running' and was[2] == token then return { 'claimed', was[3], was[4], was[5], cli_id, used } end
 if was[1] ~= 'queued' then return { was[1] or '' } end
+local only = string.match(was[7], '@(.*)$')  -- a hint that an earlier host of it was given may lie there still
+if only and only ~= ARGV[3] then return { was[1] } end
+bind(was[7], -1)
 local now = now_ms()
 local attempt = redis.call('HINCRBY', run, 'attempt', 1)
 redis.call('HSET', run, 'status', 'running', 'token', token, 'host', ARGV[3], 'instance', ARGV[4], 'started', int(now))

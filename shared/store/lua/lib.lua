@@ -23,9 +23,12 @@ local function follow(id, api)
   redis.call('ZREM', P .. 'unfollowed', id)
 end
 
--- The same for what is new; without a process it needs no follower.
+-- The same; without a process it needs no follower from now on, and nobody's patience bounds it.
 local function attach(id, api)
-  if api == '' then redis.call('HSET', P .. 'run:' .. id, 'detached', 1) else follow(id, api) end
+  if api ~= '' then return follow(id, api) end
+  redis.call('HSET', P .. 'run:' .. id, 'detached', 1)
+  redis.call('ZREM', P .. 'unfollowed', id)
+  redis.call('ZREM', P .. 'impatient', id)
 end
 
 -- Whether somebody follows it, or has done so within the last `alone_ms`.
@@ -123,12 +126,21 @@ local function append(id, group, lane, seq, first, at, count, mail)
 end
 
 -- The hint: a Celery message that says no more than "this run may be claimed".
+local function message(id, queue, number)
+  return (string.gsub(TEMPLATE, '@(%u+)@', { RUN = id, QUEUE = queue, TAG = id .. '-' .. number }))
+end
+
 local function hint(id, queue, now)
-  local run = P .. 'run:' .. id
-  local tag = id .. '-' .. redis.call('HINCRBY', run, 'hints', 1)
-  local message = string.gsub(TEMPLATE, '@(%u+)@', { RUN = id, QUEUE = queue, TAG = tag })
-  redis.call('LPUSH', queue, message)
+  redis.call('LPUSH', queue, message(id, queue, redis.call('HINCRBY', P .. 'run:' .. id, 'hints', 1)))
   redis.call('ZADD', P .. 'queued', int(now), id)
+end
+
+-- Runs that must go to one host are counted until they start: for whoever places others, and for the sweep, which looks
+-- after those that no host takes.
+local function bind(queue, by)
+  if string.find(queue, '@', 1, true) and redis.call('HINCRBY', P .. 'bound', queue, by) <= 0 then
+    redis.call('HDEL', P .. 'bound', queue)
+  end
 end
 
 -- Fills the window of a queue from the lines of its tenants, one run a turn.
@@ -162,9 +174,13 @@ local function release(queue, now)
   end
 end
 
-local function stand_in_line(id, queue, tenant, priority, now)
-  local place = redis.call('INCR', P .. 'turn')
-  if priority == 'batch' then place = place + 1e15 end
+-- `place`: where it stands in its tenant's line; the last by default.
+local function stand_in_line(id, queue, tenant, priority, now, place)
+  if not place then
+    place = redis.call('INCR', P .. 'turn')
+    if priority == 'batch' then place = place + 1e15 end
+  end
+  bind(queue, 1)
   redis.call('ZADD', P .. 'waiting', int(now), id)
   redis.call('ZADD', P .. 'line:' .. queue .. '|' .. tenant, int(place), id)
   redis.call('ZADD', P .. 'turns:' .. queue, 'NX', redis.call('INCR', P .. 'turn'), tenant)
@@ -261,13 +277,14 @@ local function leave(id, queue, tenant, status, now)
   redis.call('ZREM', P .. 'running', id)
   if status == 'waiting' then
     local line = P .. 'line:' .. queue .. '|' .. tenant
-    redis.call('ZREM', line, id)
+    if redis.call('ZREM', line, id) == 1 then bind(queue, -1) end
     if redis.call('ZCARD', line) == 0 then
       redis.call('ZREM', P .. 'turns:' .. queue, tenant)
       redis.call('SREM', P .. 'lines:' .. tenant, queue)
     end
     return
   end
+  if status == 'queued' then bind(queue, -1) end
   redis.call('SREM', P .. 'held:queue:' .. queue, id)
   redis.call('SREM', P .. 'held:tenant:' .. tenant, id)
   release(queue, now)

@@ -1,4 +1,4 @@
--- every_ms, pause_ms, max_wait_ms, grace_ms, limit -> {} | {lost ids, overdue ids, unfollowed ids, dead apis, impatient ids, due flows, old sessions}
+-- every_ms, pause_ms, max_wait_ms, grace_ms, limit, stranded_ms -> {} | {lost ids, overdue ids, unfollowed ids, dead apis, impatient ids, due flows, old sessions, stranded ids}
 -- Finds what is due; each finding is acted on by a script that looks again. Only one process sweeps at a time, since
 -- whoever comes sooner than every_ms after the last sweep finds nothing to do. Where nobody swept for pause_ms,
 -- Redis or all sweepers were away: no lease is judged for one whole lease from now.
@@ -47,4 +47,41 @@ local impatient = redis.call('ZRANGEBYSCORE', P .. 'impatient', 0, int(now), 'LI
 for _, id in ipairs(impatient) do redis.call('ZREM', P .. 'impatient', id) end
 local due = redis.call('ZRANGEBYSCORE', P .. 'due', 0, int(now - 1000), 'LIMIT', 0, limit)
 local old = redis.call('ZRANGEBYSCORE', P .. 'sessions', 0, int(now - SESSION_MS), 'LIMIT', 0, limit)
-return { lost, overdue, alone, dead, impatient, due, old }
+
+-- Runs that must go to one host which has not taken any for a while: it is gone or drained, or its CLI, login or quota is.
+local stranded = {}
+if not redis.call('GET', P .. 'hold') then
+  local bound = redis.call('HGETALL', P .. 'bound')
+  for i = 1, #bound, 2 do
+    local queue = bound[i]
+    local since = redis.call('HGET', P .. 'stranded', queue)
+    if tonumber(redis.call('GET', P .. 'room:' .. queue) or '0') > 0 then
+      redis.call('HDEL', P .. 'stranded', queue)
+    elseif not since then
+      redis.call('HSET', P .. 'stranded', queue, int(now))
+    elseif now - tonumber(since) >= tonumber(ARGV[6]) then
+      for _, id in ipairs(redis.call('SMEMBERS', P .. 'held:queue:' .. queue)) do
+        if #stranded < tonumber(limit) and redis.call('HGET', P .. 'run:' .. id, 'status') == 'queued' then
+          stranded[#stranded + 1] = id
+        end
+      end
+      for _, tenant in ipairs(redis.call('ZRANGE', P .. 'turns:' .. queue, 0, -1)) do
+        local line = P .. 'line:' .. queue .. '|' .. tenant
+        local some = redis.call('ZRANGE', line, 0, limit - 1)
+        if #some == tonumber(limit) then  -- should the first ones have nowhere to go, others might
+          some = redis.call('ZRANDMEMBER', line, limit)
+        end
+        for _, id in ipairs(some) do
+          if #stranded < tonumber(limit) then stranded[#stranded + 1] = id end
+        end
+      end
+    end
+  end
+end
+local was = redis.call('HGETALL', P .. 'stranded')
+for i = 1, #was, 2 do
+  if now - tonumber(was[i + 1]) > 60000 and redis.call('HEXISTS', P .. 'bound', was[i]) == 0 then
+    redis.call('HDEL', P .. 'stranded', was[i])
+  end
+end
+return { lost, overdue, alone, dead, impatient, due, old, stranded }
