@@ -31,6 +31,7 @@ def of_store(store: Store) -> list[Metric]:
         *_of_totals(store.totals),
         *_of_lines(store),
         *_of_fleet(store.fleet, store.drained),
+        *_of_warm(store.fleet),
         *_of_redis(store),
     ]
 
@@ -141,6 +142,35 @@ def _of_fleet(fleet: Sequence[Instance], drained: frozenset[str]) -> Iterator[Me
         for labels, number in numbers.items():
             family.add_metric(labels, number)
     yield from (slots, running, instances, draining, ready, state)
+
+
+def _of_warm(fleet: Sequence[Instance]) -> Iterator[Metric]:
+    """Of the CLIs that workers keep running; counted since the worker's start, so that its pid is a label."""
+    labels = ("backend", "host", "pid")
+    kept = GaugeMetricFamily("clinvk_warm_kept", "Warm processes that live", labels=labels)
+    running = GaugeMetricFamily("clinvk_warm_running", "Runs on warm processes", labels=labels)
+    memory = GaugeMetricFamily("clinvk_warm_memory_bytes", "Memory of warm processes", labels=labels)
+    hits = CounterMetricFamily("clinvk_warm_hits", "Runs that a warm process carried out", labels=labels)
+    starts = CounterMetricFamily("clinvk_warm_starts", "Warm processes started", labels=labels)
+    misses = CounterMetricFamily(
+        "clinvk_warm_misses", "Runs that went to a process of their own, by why", labels=(*labels, "reason")
+    )
+    ends = CounterMetricFamily("clinvk_warm_ends", "Warm processes ended, by why", labels=(*labels, "reason"))
+    for one in fleet:
+        for backend in one.backends:
+            if (warm := backend.warm) is None:
+                continue
+            where = (backend.name, one.host, str(one.pid))
+            kept.add_metric(where, warm.kept)
+            running.add_metric(where, warm.running)
+            memory.add_metric(where, warm.memory_bytes)
+            hits.add_metric(where, warm.hits)
+            starts.add_metric(where, warm.starts)
+            for reason, number in warm.misses.items():
+                misses.add_metric((*where, reason), number)
+            for reason, number in warm.ends.items():
+                ends.add_metric((*where, reason), number)
+    yield from (kept, running, memory, hits, starts, misses, ends)
 
 
 def _of_redis(store: Store) -> Iterator[Metric]:

@@ -1,0 +1,133 @@
+"""The dashboard and the alert rules: each metric and label that they name is in a real scrape, each expression parses."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.system.service import prompt, serving, stream
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
+DASHBOARD = ROOT / "deploy" / "grafana" / "clinvk.json"
+PROMETHEUS_OWN = {"up"}
+
+
+def alerts() -> list[dict]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def panels() -> list[dict]:
+    return [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
+
+
+def expressions() -> list[str]:
+    found = [rule["expr"] for rule in alerts()]
+    return found + [target["expr"] for panel in panels() for target in panel["targets"]]
+
+
+def kebab(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+
+
+@pytest.fixture(scope="module")
+def scrape() -> str:
+    with serving(CLINVK_SERVER__METRICS_ENABLED="true") as service:
+        base = service.apis[0][1]
+        prompt(base, "hello")
+        prompt(base, "hello", "--exit-code=1")
+        stream(base, "a b c", "--delay-ms=30").rest()
+        return httpx.get(base + "/metrics").text
+
+
+@pytest.mark.redis
+@pytest.mark.processes
+def test_each_metric_and_each_label_that_is_named_is_in_a_scrape(scrape):
+    families = list(text_string_to_metric_families(scrape))
+    names = {sample.name for found in families for sample in found.samples}
+    for found in families:  # what has not happened yet has a family and no sample
+        names |= {found.name, found.name + "_total"} if found.type == "counter" else {found.name}
+    labels: dict[str, set[str]] = {}
+    for found in families:
+        for sample in found.samples:
+            labels.setdefault(sample.name, set()).update(sample.labels)
+
+    missing, strange = set(), set()
+    for expression in expressions():
+        named = set(re.findall(r"\bclinvk_[a-z0-9_]+\b", expression))
+        missing |= named - names
+        asked = {word for by in re.findall(r"\bby \(([^)]*)\)", expression) for word in by.replace(" ", "").split(",")}
+        asked |= set(re.findall(r"[{,]\s*(\w+)\s*[=!]~?=?", expression))
+        known = set().union(*(labels.get(name, set()) for name in named))
+        if named and all(labels.get(name) for name in named):
+            strange |= {(word, expression) for word in asked - known}
+
+    assert missing == set()
+    assert strange == set()
+
+
+def test_nothing_else_is_named_and_no_metric_twice_in_a_name():
+    words = {word for e in expressions() for word in re.findall(r"\b([a-z_]+)(?=[{\[])", e)}
+
+    assert all(word.startswith("clinvk_") or word in PROMETHEUS_OWN for word in words), words
+
+
+def test_each_alert_leads_to_its_place_in_the_runbook():
+    for rule in alerts():
+        anchor = kebab(rule["alert"])
+        assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{anchor}"
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert rule["annotations"]["summary"]
+    assert len({rule["alert"] for rule in alerts()}) == len(alerts())
+
+
+def test_the_runbook_says_of_each_alert_what_it_means_and_what_to_do():
+    runbook = ROOT / "docs" / "runbook.md"
+    if not runbook.exists():
+        pytest.skip("docs/runbook.md is not written yet")
+    heads = {line.lstrip("# ").strip().strip("`") for line in runbook.read_text().splitlines() if line.startswith("#")}
+
+    assert {kebab(rule["alert"]) for rule in alerts()} <= {kebab(head) for head in heads} | heads
+
+
+def test_the_dashboard_has_no_two_panels_in_one_place_and_each_has_a_title():
+    ids = [panel["id"] for panel in panels()]
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels()]
+
+    assert len(set(ids)) == len(ids)
+    assert len(set(places)) == len(places)
+    assert all(panel["title"] and panel["targets"] for panel in panels())
+
+
+def test_promtool_takes_the_rules_and_every_expression_of_the_dashboard(tmp_path):
+    if shutil.which("promtool") is None:
+        assert not os.environ.get("CLINVK_REQUIRE"), "promtool is missing, and CLINVK_REQUIRE is set"
+        pytest.skip("promtool is not installed (Debian's package `prometheus` has it)")
+    plain = [e.replace("$__rate_interval", "5m").replace("$backend", ".*") for e in expressions()]
+    made = {"groups": [{"name": "g", "rules": [{"record": f"r{n}", "expr": e} for n, e in enumerate(plain)]}]}
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(made))
+
+    for path in (RULES, tmp_path / "rules.yml"):
+        done = subprocess.run(
+            ["promtool", "check", "rules", str(path)], capture_output=True, text=True, timeout=30, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.redis
+@pytest.mark.processes
+def test_promtool_takes_the_scrape(scrape):
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed (Debian's package `prometheus` has it)")
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=scrape, capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
