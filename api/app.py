@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from api.anthropic import routes as anthropic
 from api.context import Context
 from api.cors import Cors
 from api.exchange import NOBODY
-from api.layers import Auth, Browsers, Key, RequestIds
+from api.keys import Keyring
+from api.layers import Auth, Browsers, RequestIds
 from api.limits import RateLimit
 from api.native import routes as native
 from api.openai import routes as openai
 from api.paths import Paths
 from api.relay import Relay
+from api.rotation import Rotation
 from api.seen import Measured, Seen
 from shared.config import Config
 from shared.dispatch import Dispatch
@@ -71,8 +73,8 @@ class App:
         self.context.relay.wake_all()
 
 
-def create_app(config: Config, keys: Sequence[Key], home: Path) -> App:
-    """`config.redis.url` must be set; `home` is CLINVK_HOME."""
+def create_app(config: Config, keys: Keyring, home: Path, rotation: Rotation | None = None) -> App:
+    """`config.redis.url` must be set; `home` is CLINVK_HOME; `rotation` keeps the keys up to date."""
     assert config.redis.url
     seen = Seen(Watch("api", home))
 
@@ -105,6 +107,8 @@ def create_app(config: Config, keys: Sequence[Key], home: Path) -> App:
                 asyncio.create_task(sweeper.run(), name="sweep"),
                 asyncio.create_task(seen.run(Tally(redis), hosts, api), name="seen"),
             ]
+            if rotation is not None:
+                tasks.append(asyncio.create_task(rotation.run(), name="key-rotation"))
             try:
                 yield
             finally:
@@ -132,16 +136,17 @@ def create_app(config: Config, keys: Sequence[Key], home: Path) -> App:
         logging_config=None,
     )
     served: ASGIApp = litestar
-    if config.server.rate_limit_enabled:
+    if config.server.rate_limit_enabled or keys.required:
         served = RateLimit(
             served,
             lambda: litestar.state.context.rates,
             per_s=config.server.rate_limit_rps,
             burst=config.server.rate_limit_burst,
             proxies=config.server.trusted_proxies,
+            everybody=config.server.rate_limit_enabled,
         )
     served = Auth(served, keys)
-    if not keys:
+    if not keys.required:
         served = Browsers(served, config.server.host, config.server.cors_allowed_origins)
     if origins := config.server.cors_allowed_origins:
         max_age_s = config.server.cors_max_age

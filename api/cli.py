@@ -19,12 +19,15 @@ import uvloop
 from api.app import App, create_app, limits_of
 from api.connection import Limits, connection_class
 from api.embedded import Family
-from api.layers import Key, is_local
+from api.keys import Key, Keyring
+from api.layers import is_local
+from api.rotation import Rotation
 from shared import log, memory
 from shared.config import Config
-from shared.config_sources import Loaded, load, read_keys
+from shared.config_sources import Loaded, load
 from shared.errors import ConfigError, StoreUnavailable
 from shared.host import Instance, Readiness
+from shared.key_sources import read_keys
 from shared.redis import Redis
 
 _log = logging.getLogger("clinvk.serve")
@@ -55,8 +58,8 @@ def serve(argv: Sequence[str]) -> int:
     log.hook()
     for warning in loaded.warnings:
         _log.warning("%s", warning)
-    keys = [Key.of(value, name, admin=admin) for value, name, admin in read_keys(loaded.config)]
-    warn_if_open(loaded.config.server.host, keys)
+    keys = _keys(loaded.config)
+    warn_if_open(loaded.config.server.host, required=keys[0].required)
     family = None
     if not loaded.config.redis.url:
         family = _family(loaded, args.config)
@@ -65,9 +68,9 @@ def serve(argv: Sequence[str]) -> int:
         return runner.run(_serve(loaded, keys, family, form))
 
 
-def warn_if_open(host: str, keys: Sequence[Key]) -> None:
+def warn_if_open(host: str, *, required: bool) -> None:
     """In the log, which is stderr, whatever little is logged."""
-    if keys or is_local(host):
+    if required or is_local(host):
         return
     warning = (
         f"listening on {host} without API keys: whoever reaches this port can run agents on your machines. "
@@ -82,6 +85,19 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _keys(config: Config) -> tuple[Keyring, Rotation | None]:
+    """The keys, and what reads them again where a source can change. Raises: ConfigError."""
+
+    def read() -> list[Key]:
+        return [Key.of(entry) for entry in read_keys(config, os.environ)]
+
+    server = config.server
+    ring = Keyring(read())
+    if not server.api_keys_file and not server.api_keys_gopass_path:
+        return ring, None
+    return ring, Rotation(ring, read, file=server.api_keys_file, every_s=server.api_keys_refresh_secs)
+
+
 def _family(loaded: Loaded, file: Path | None) -> Family:
     environ = dict(os.environ)
     if loaded.config.backend("echo").enabled is None:
@@ -90,7 +106,7 @@ def _family(loaded: Loaded, file: Path | None) -> Family:
     return Family(loaded.home, words, environ, loaded.config.worker.shutdown_grace_secs)
 
 
-async def _serve(loaded: Loaded, keys: Sequence[Key], family: Family | None, form: log.Form) -> int:
+async def _serve(loaded: Loaded, keys: tuple[Keyring, Rotation | None], family: Family | None, form: log.Form) -> int:
     config = loaded.config
     if family is not None:
         config = _with_url(config, family.url)
@@ -104,6 +120,8 @@ async def _serve(loaded: Loaded, keys: Sequence[Key], family: Family | None, for
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
+    if (rotation := keys[1]) is not None:
+        loop.add_signal_handler(signal.SIGHUP, rotation.ask)
     instance: Instance | None = None
     try:
         if family is not None:
@@ -113,7 +131,7 @@ async def _serve(loaded: Loaded, keys: Sequence[Key], family: Family | None, for
             instance = await family.wait_worker(limits_of(config))
         await _reach_store(config.redis.url or "")
         _raise_file_limit()  # once the children have been started, to whom it is not given
-        app = create_app(config, keys, loaded.home)
+        app = create_app(config, keys[0], loaded.home, rotation)
         server = _Server(
             uvicorn.Config(
                 app.asgi,

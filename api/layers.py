@@ -1,7 +1,5 @@
 """The ASGI layers around the routes: request id, log, key. None of them buffers."""
 
-import hashlib
-import hmac
 import ipaddress
 import logging
 import re
@@ -10,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
+from api.keys import Key, Keyring
 from shared import log, trace
 from shared.errors import AuthenticationFailed, PermissionDenied
 from shared.ids import new_id
@@ -27,20 +25,6 @@ _OPEN = ("/health", "/api/v1/health", "/docs", "/openapi.json")
 def is_open(path: str) -> bool:
     """Whether a path is there for all, without key or limit."""
     return (path.rstrip("/") or "/") in _OPEN or path.startswith("/docs/")
-
-
-class Key(msgspec.Struct, frozen=True):
-    """An API key, of which only the hash is kept, and the tenant that it speaks for."""
-
-    sha256: bytes
-    tenant: str
-    admin: bool = False
-
-    @staticmethod
-    def of(value: str, name: str | None = None, *, admin: bool = False) -> "Key":
-        """`value` is the key itself or `sha256:` and 64 hex digits. An unnamed key is a tenant of its own."""
-        digest = bytes.fromhex(value[7:]) if value.startswith("sha256:") else hashlib.sha256(value.encode()).digest()
-        return Key(digest, name or "key-" + digest.hex()[:12], admin)
 
 
 class RequestIds:
@@ -141,11 +125,14 @@ async def refuse(scope: Scope, send: Send, error: Exception, *headers: tuple[byt
 
 
 class Auth:
-    """With any key configured, every request needs one; without, all are the tenant `default`."""
+    """With any key configured, every request needs one; without, all are the tenant `default`.
 
-    def __init__(self, app: ASGIApp, keys: Sequence[Key]) -> None:
+    `state` gets the tenant, the key (None without keys), whether it may see the fleet (`admin`), and whether all tenants'
+    runs (`all_tenants`), which needs an admin's key."""
+
+    def __init__(self, app: ASGIApp, keys: Keyring) -> None:
         self._app = app
-        self._keys = tuple(keys)
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if str(scope["type"]) != "http":
@@ -153,8 +140,10 @@ class Auth:
             return
         state: dict[str, Any] = scope.setdefault("state", {})
         key = self._key(scope)
-        tenant = "default" if not self._keys else None if key is None else key.tenant
-        state["admin"] = not self._keys or (key is not None and key.admin)
+        tenant = "default" if not self._keys.required else None if key is None else key.tenant
+        state["key"] = key
+        state["all_tenants"] = key is not None and key.admin
+        state["admin"] = not self._keys.required or state["all_tenants"]
         if tenant is None and not is_open(scope["path"]):
             refused = AuthenticationFailed(
                 "this service needs a key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`, and the one given, if any, is not known"
@@ -170,9 +159,5 @@ class Auth:
         headers = dict(scope["headers"])
         scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
         given = [headers.get(b"x-api-key", b""), bearer.strip() if scheme.lower() == b"bearer" else b""]
-        found = None
-        for digest in [hashlib.sha256(value).digest() for value in given if value]:
-            for key in self._keys:  # all of them, so that the time tells nothing
-                if hmac.compare_digest(digest, key.sha256):
-                    found = key
-        return found
+        found = [self._keys.find(value) for value in given if value]
+        return next((key for key in reversed(found) if key is not None), None)

@@ -1,4 +1,4 @@
-"""Limits how often a caller may ask: by key where there is one, else by the client's address."""
+"""Limits how often a caller may ask: by a key's own limit, else by its tenant, else by the client's address."""
 
 import hashlib
 import ipaddress
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.keys import Key
 from api.layers import is_open, refuse
 from shared.errors import RateLimited, StoreUnavailable
 from shared.store.rates import Rates, Taken
@@ -15,29 +16,44 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class RateLimit:
-    """Every answer says what is left. Where the store is away nothing is limited, since nothing is carried out either."""
+    """Every answer says what is left. Where the store is away nothing is limited, since nothing is carried out either.
+
+    With `everybody` off only keys with a limit of their own are held to it."""
 
     def __init__(
-        self, app: ASGIApp, rates: Callable[[], Rates], *, per_s: float, burst: int, proxies: Sequence[str]
+        self,
+        app: ASGIApp,
+        rates: Callable[[], Rates],
+        *,
+        per_s: float,
+        burst: int,
+        proxies: Sequence[str],
+        everybody: bool = True,
     ) -> None:
         self._app = app
         self._rates = rates
         self._per_s = per_s
         self._burst = burst
+        self._everybody = everybody
         self._proxies = [ipaddress.ip_network(one, strict=False) for one in proxies]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if str(scope["type"]) != "http" or is_open(scope["path"]):
+        key: Key | None = scope.get("state", {}).get("key")
+        own = key is not None and (key.rps is not None or key.burst is not None)
+        if str(scope["type"]) != "http" or is_open(scope["path"]) or not (self._everybody or own):
             await self._app(scope, receive, send)
             return
+        per_s, burst = self._per_s, self._burst
+        if own and key is not None:
+            per_s, burst = key.rps or per_s, key.burst or max(burst, math.ceil(key.rps or 0))
         try:
-            taken = await self._rates().take(self._who(scope), per_s=self._per_s, burst=self._burst)
+            taken = await self._rates().take(self._who(scope, own=own), per_s=per_s, burst=burst)
         except StoreUnavailable:
             await self._app(scope, receive, send)
             return
-        told = self._headers(taken)
+        told = _headers(taken, burst)
         if not taken.allowed:
-            message = f"more than {self._per_s:g} requests a second ({self._burst} at once) from this caller"
+            message = f"more than {per_s:g} requests a second ({burst} at once) from this caller"
             await refuse(scope, send, RateLimited(message, retry_after_s=taken.wait_s), *told)
             return
 
@@ -48,18 +64,21 @@ class RateLimit:
 
         await self._app(scope, receive, sending)
 
-    def _who(self, scope: Scope) -> str:
+    def _who(self, scope: Scope, *, own: bool) -> str:
         """Never the key or the address itself: names in Redis are seen by operators."""
+        if own:
+            return str(scope["state"]["key"].id)
         tenant = scope["state"].get("tenant")
         if tenant and tenant != "default":
             return "tenant:" + str(tenant)
         address = client_address(scope.get("client"), dict(scope["headers"]), self._proxies)
         return "address:" + hashlib.sha256(address.encode()).hexdigest()[:32]
 
-    def _headers(self, taken: Taken) -> list[tuple[bytes, bytes]]:
-        values = {"limit": self._burst, "remaining": taken.left, "reset": math.ceil(taken.full_s)}
-        found = [(f"ratelimit-{name}".encode(), str(value).encode()) for name, value in values.items()]
-        return found + [(b"x-" + name, value) for name, value in found]
+
+def _headers(taken: Taken, burst: int) -> list[tuple[bytes, bytes]]:
+    values = {"limit": burst, "remaining": taken.left, "reset": math.ceil(taken.full_s)}
+    found = [(f"ratelimit-{name}".encode(), str(value).encode()) for name, value in values.items()]
+    return found + [(b"x-" + name, value) for name, value in found]
 
 
 def client_address(client: object, headers: Mapping[bytes, bytes], proxies: Sequence[Network]) -> str:

@@ -4,18 +4,14 @@ Environment over file over defaults, flags over all (config_sources.py). The tab
 from this file; a test compares them.
 """
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
-from msgspec.inspect import DictType, FloatType, IntType, ListType, LiteralType, Metadata, StrType, UnionType, type_info
 
 from shared.config_section import COUNT as _COUNT
-from shared.config_section import MANY as _MANY
 from shared.config_section import YEAR_S as _YEAR_S
 from shared.config_section import Count, Seconds, SecondsOrNone, Text, Variable, key
 from shared.config_section import Section as _Section
-from shared.config_section import meta as _meta
 from shared.run import ApprovalMode, SandboxMode
 
 BackendName = Literal["claude", "codex", "gemini", "echo"]
@@ -141,9 +137,26 @@ class Output(_Section, frozen=True):
 
 
 class ApiKey(_Section, frozen=True):
+    """One key and what it may do; each limit that is left out is none."""
+
     key: Annotated[Text, key("the key, or sha256: and 64 hex digits", by="api", secret=True)]
-    name: Annotated[Text | None, key("whose it is: the tenant", by="api")] = None
-    role: Annotated[Literal["user", "admin"], key("admin: may see and drain workers", by="api")] = "user"
+    name: Annotated[
+        Annotated[str, msgspec.Meta(pattern=r"^[^|*\x00-\x1f]{1,100}$")] | None,
+        key("whose it is: the tenant", by="api"),
+    ] = None
+    role: Annotated[Literal["user", "admin"], key("admin: all tenants' runs, the fleet, the audit log", by="api")] = (
+        "user"
+    )
+    rate_limit_rps: Annotated[
+        Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] | None, key("requests a second with this key", by="api")
+    ] = None
+    rate_limit_burst: Annotated[Count | None, key("requests at once with this key", by="api")] = None
+    max_concurrent_runs: Annotated[Count | None, key("runs at once; more of them wait in line", by="api")] = None
+    allowed_backends: Annotated[list[BackendName], key("backends that it may use; none named: all", by="api")] = []
+    allowed_workdir_prefixes: Annotated[
+        list[Text], key("where its `workdir` may lie, within the server's own rules; none named: as those", by="api")
+    ] = []
+    allow_extra_flags: Annotated[bool, key("whether its requests may carry `extra`", by="api")] = True
 
 
 class Server(_Section, frozen=True):
@@ -162,18 +175,28 @@ class Server(_Section, frozen=True):
     api_keys: Annotated[
         list[str | ApiKey],
         key(
-            "keys, each plain, `sha256:HEX` or `{key, name}`; with any key from any source every request needs one",
+            "keys, each plain, `sha256:HEX` or a mapping of the key, its name, role and limits (docs/api-keys.md); with "
+            "any key from any source every request needs one",
             by="api",
             secret=True,
-            right="a list of keys: each plain, sha256: and 64 small hex digits, or {key: ..., name: ...}",
+            right="a list of keys: each plain, sha256: and 64 small hex digits, or {key: ..., name: ..., and limits}",
         ),
     ] = []
     api_keys_file: Annotated[
-        Text | None, key("file with a key or `sha256:HEX` on each line, a name may follow", by="api")
+        Text | None,
+        key(
+            "file with a key or `sha256:HEX` on each line, its name and limits may follow; read again when it changes",
+            by="api",
+        ),
     ] = None
     api_keys_gopass_path: Annotated[
-        str | None, key("gopass entry with keys; this version refuses to start with it", by="api")
+        str | None,
+        key("gopass entry with keys, read with `gopass show -o` at the start and again from time to time", by="api"),
     ] = None
+    api_keys_refresh_secs: Annotated[
+        Annotated[float, msgspec.Meta(ge=1, le=_YEAR_S)],
+        key("how often the keys of the file and of gopass are read again; SIGHUP does so at once", by="api"),
+    ] = 60
     rate_limit_enabled: Annotated[bool, key("limit each key, or each address where there is none", by="api")] = False
     rate_limit_rps: Annotated[float, msgspec.Meta(gt=0, le=1_000_000), key("requests a second", by="api")] = 10
     rate_limit_burst: Annotated[Count, key("requests at once", by="api")] = 20
@@ -285,98 +308,3 @@ class Config(_Section, frozen=True):
 
     def backend(self, name: str) -> BackendConfig:
         return next((found for known, found in self.backends.items() if known == name), BackendConfig())
-
-
-IGNORED = frozenset(
-    {
-        "session.auto_resume",
-        "output.show_tokens",
-        "output.show_timing",
-        "output.color",
-        "parallel.aggregate_output",
-        "unified_flags.output_format",
-    }
-)
-"""Keys of clinvoker, the program that this one follows, that mean nothing here: accepted with a warning."""
-
-
-class Key(msgspec.Struct, frozen=True):
-    """One key: what the reference shows, and the type its value is converted to."""
-
-    path: str
-    default: Any
-    doc: str
-    by: str
-    right: str  # what a value must be, in words
-    pending: bool
-    secret: bool
-    kind: Any  # the type its value is converted to
-
-    @property
-    def forms(self) -> frozenset[type]:
-        """Of str, list and dict those that a value may be."""
-        forms = {StrType: str, ListType: list, DictType: dict}
-        return frozenset(forms[type(part)] for part in _parts(type_info(self.kind)) if type(part) in forms)
-
-
-def keys() -> list[Key]:
-    """Every key, in the order of the tree; `NAME` stands for a backend's."""
-    return list(_keys(Config, "", ("NAME",)))
-
-
-def all_keys() -> dict[str, Key]:
-    """By path, with each backend's own."""
-    return {entry.path: entry for entry in _keys(Config, "", BACKEND_NAMES)}
-
-
-def _keys(kind: type[msgspec.Struct], prefix: str, backends: tuple[str, ...]) -> Iterator[Key]:
-    for field in msgspec.structs.fields(kind):
-        path = prefix + field.name
-        if field.name == "backends":
-            for name in backends:
-                yield from _keys(BackendConfig, f"{path}.{name}.", ())
-        elif isinstance(field.type, type) and issubclass(field.type, _Section):
-            yield from _keys(field.type, path + ".", ())
-        else:
-            default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-            meta = _meta(field.type)
-            extra: dict[str, Any] = meta.extra or {}
-            right = extra["right"] or _right(type_info(field.type))
-            doc = meta.description or ""
-            yield Key(path, default, doc, extra["by"], right, extra["pending"], extra["secret"], field.type)
-
-
-def _parts(info: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:
-    """The types that a value may have, without null."""
-    if isinstance(info, Metadata):
-        return _parts(info.type)
-    if isinstance(info, UnionType):
-        return [part for kind in info.types for part in _parts(kind)]
-    return [] if isinstance(info, msgspec.inspect.NoneType) else [info]
-
-
-def _right(info: msgspec.inspect.Type) -> str:
-    words = []
-    for part in _parts(info):
-        match part:
-            case IntType(ge=low, le=high):
-                words.append("a whole number" + _range(low, high))
-            case FloatType(ge=low, gt=above, le=high):
-                words.append("a number" + (_range(low, high) if above is None else f" above {above:g}"))
-            case LiteralType(values=values):
-                words.append("one of " + ", ".join(map(str, values)))
-            case ListType():
-                words.append("a list of texts")
-            case DictType():
-                words.append("names with their texts (put numbers, yes and no in quotes)")
-            case StrType():
-                words.append("text")
-            case _:
-                words.append("true or false")
-    return " or ".join(words)
-
-
-def _range(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return ""
-    return f" from {low:g}" if high == _MANY else f" from {low:g} to {high}"

@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 import yaml
 
-from shared.config import BACKEND_NAMES, IGNORED, Config, Key, all_keys
+from shared import key_sources
+from shared.config import BACKEND_NAMES, Config
+from shared.config_keys import IGNORED, Key, all_keys
 from shared.errors import ConfigError
 from shared.log import mask
 
@@ -226,11 +228,9 @@ class _Load:
                 ipaddress.ip_network(proxy, strict=False)
             except ValueError:
                 raise self._refusal("server.trusted_proxies", f"{proxy!r} is no address or network") from None
-        if config.server.api_keys_gopass_path:
-            raise self._refusal("server.api_keys_gopass_path", "this version cannot read gopass: use another source")
         if "server.api_keys" in self._values and not config.server.api_keys:
             raise self._refusal("server.api_keys", "it holds no key; remove it to serve without keys")
-        read_keys(config)
+        key_sources.check(config)  # gopass is asked by the API alone
         url = config.redis.url
         if url is not None and not url.startswith(_URLS):
             raise self._refusal("redis.url", f"{mask(url)!r} must begin with {', '.join(_URLS)}")
@@ -244,29 +244,6 @@ class _Load:
 
     def _refusal(self, dotted: str, why: str) -> ConfigError:
         return ConfigError(f"{self._sources.get(dotted, 'defaults')}: {dotted}: {why}")
-
-
-def read_keys(config: Config) -> list[tuple[str, str | None, bool]]:
-    """(key or sha256:HEX, name, whether an admin's) from all sources. Raises: ConfigError for one that is unreadable, empty or broken."""
-    found: list[tuple[str, str | None, bool]] = []
-    for entry in config.server.api_keys:
-        found.append((entry, None, False) if isinstance(entry, str) else (entry.key, entry.name, entry.role == "admin"))
-    if (path := config.server.api_keys_file) is not None:
-        try:
-            lines = Path(path).read_text().splitlines()
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise ConfigError(f"server.api_keys_file: cannot read {path}: {why}") from None
-        rows = [line.split(None, 1) for line in lines if line.strip() and not line.lstrip().startswith("#")]
-        if not rows:
-            raise ConfigError(f"server.api_keys_file: {path} holds no key")
-        found += [(row[0], row[1].strip() if len(row) > 1 else None, False) for row in rows]
-    for value, _, _ in found:
-        if not value.strip():
-            raise ConfigError("server.api_keys: a key is empty")
-        if value.startswith("sha256:") and (len(value) != 71 or not all(c in "0123456789abcdef" for c in value[7:])):
-            raise ConfigError("server.api_keys: a sha256: key must be followed by 64 small hex digits")
-    return found
 
 
 class _Loader(yaml.SafeLoader):

@@ -88,6 +88,9 @@ class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     workspace: str | None = None  # a kept directory of this name is the cwd, which runs of a flow may share
     start_within_s: float | None = None  # its caller's patience: not started within it, it is refused
     reply: dict[str, Any] = {}  # what the dialect's answer repeats of the request; of no meaning to workers
+    key: str | None = None  # the id of the API key that asked for it
+    key_window: int | None = None  # how many runs that key may have at once
+    workdir_prefixes: tuple[str, ...] = ()  # where that key may work; none: wherever the worker allows
     traceparent: str | None = None  # W3C trace context: the trace that its request belongs to, and its span there
     tracestate: str | None = None
 

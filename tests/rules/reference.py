@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from shared.config import Key, keys
+from shared.config_keys import Key, keys
 from shared.config_sources import VARIABLES, variable_of
 
 PATH = Path(__file__).parents[2] / "docs" / "configuration.md"

@@ -6,7 +6,6 @@ import pytest
 import yaml
 
 from api.cli import warn_if_open
-from api.layers import Key
 from shared import cli
 
 
@@ -117,10 +116,10 @@ def test_an_interrupt_is_no_traceback(clinvk, monkeypatch):
 @pytest.mark.parametrize("level", ["INFO", "ERROR"])
 def test_listening_for_others_without_keys_is_said_whatever_little_is_logged(host, loud, level, caplog):
     caplog.set_level(level)
-    warn_if_open(host, [])
+    warn_if_open(host, required=False)
     logged = caplog.text
     caplog.clear()
-    warn_if_open(host, [Key.of("k")])
+    warn_if_open(host, required=True)
 
     assert (f"listening on {host} without API keys" in logged) == loud
     assert caplog.text == ""

@@ -5,10 +5,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.config import BACKEND_NAMES, IGNORED, all_keys
+from shared.config import BACKEND_NAMES, ApiKey
+from shared.config_keys import IGNORED, all_keys
 from shared.config_section import masked
-from shared.config_sources import VARIABLES, load, read_keys, variable_of
+from shared.config_sources import VARIABLES, load, variable_of
 from shared.errors import ConfigError
+from shared.key_sources import read_keys
 
 HOME = {"HOME": "/nonexistent"}
 
@@ -210,7 +212,7 @@ def test_the_home_holds_the_file(tmp_path):
 )
 def test_a_protection_that_is_asked_for_and_not_there_stops_the_start(environ):
     with pytest.raises(ConfigError):
-        read_keys(load(None, HOME | environ).config)
+        read_keys(load(None, HOME | environ).config, {})
 
 
 def test_keys_come_from_all_sources(tmp_path):
@@ -219,15 +221,15 @@ def test_keys_come_from_all_sources(tmp_path):
     environ = {"CLINVK_API_KEYS": "x, y", "CLINVK_SERVER__API_KEYS_FILE": str(file)}
 
     keys = "server: {api_keys: [z, {key: w, name: n, role: admin}]}"
-    found = read_keys(with_file(tmp_path, keys, **environ).config)
+    found = read_keys(with_file(tmp_path, keys, **environ).config, {})
 
     assert found == [
-        ("z", None, False),
-        ("w", "n", True),
-        ("x", None, False),
-        ("y", None, False),
-        ("alpha", "team-a", False),
-        ("beta", None, False),
+        ApiKey(key="z"),
+        ApiKey(key="w", name="n", role="admin"),
+        ApiKey(key="x"),
+        ApiKey(key="y"),
+        ApiKey(key="alpha", name="team-a"),
+        ApiKey(key="beta"),
     ]
 
 

@@ -1,0 +1,290 @@
+"""API keys: what they may do, how they are found, and how they change while the service lives."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from pathlib import Path
+
+import pytest
+
+from api.keys import Key, Keyring
+from api.rotation import Rotation
+from shared import gopass
+from shared.config import ApiKey
+from shared.config_sources import load
+from shared.errors import ConfigError, PermissionDenied
+from shared.key_sources import read_keys
+from shared.run import RunSpec
+from tests.system.service import until
+
+HOME = {"HOME": "/nonexistent"}
+
+
+def ring(*entries: ApiKey) -> Keyring:
+    return Keyring(Key.of(entry) for entry in entries)
+
+
+def hashed(text: str) -> str:
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+# -- finding
+
+
+def test_a_key_is_found_by_its_text_whether_it_stands_plain_or_as_a_hash():
+    keys = ring(ApiKey(key="plain", name="a"), ApiKey(key=hashed("secret"), name="b", role="admin"))
+
+    plain, secret = keys.find(b"plain"), keys.find(b"secret")
+
+    assert plain is not None
+    assert secret is not None
+    assert (plain.tenant, plain.admin, secret.tenant, secret.admin) == ("a", False, "b", True)
+    assert keys.find(hashed("secret").encode()) is None, "the hash itself opens nothing"
+    assert keys.find(b"") is keys.find(b"plai") is keys.find(b"plain ") is None
+
+
+def test_finding_one_key_among_ten_thousand_takes_no_longer_than_among_one():
+    def took(keys: Keyring) -> float:
+        best = 1.0
+        for _ in range(7):
+            begun = time.perf_counter()
+            for _ in range(200):
+                keys.find(b"no such key")
+            best = min(best, time.perf_counter() - begun)
+        return best
+
+    one, many = ring(ApiKey(key="k")), ring(*(ApiKey(key=f"k{number}") for number in range(10_000)))
+
+    assert took(many) < took(one) * 3
+
+
+def test_a_service_that_had_keys_never_needs_none():
+    keys = ring(ApiKey(key="k"))
+    keys.replace([])
+
+    assert keys.required
+    assert keys.find(b"k") is None
+
+
+# -- what a key may do
+
+
+def spec(**fields: object) -> RunSpec:
+    return RunSpec(**{"id": "run_1", "tenant": "t", "backend": "echo", "prompt": "p", **fields})  # type: ignore[arg-type]  # any field
+
+
+@pytest.mark.parametrize(
+    ("limits", "fields", "names"),
+    [
+        ({"allowed_backends": ["claude"]}, {}, "'echo'"),
+        ({"allow_extra_flags": False}, {"extra": ("--words=3",)}, "extra"),
+        ({"allowed_workdir_prefixes": ["/srv/a"]}, {"workdir": "/srv/b"}, "/srv/b"),
+        ({"allowed_workdir_prefixes": ["/srv/a"]}, {"workdir": "/srv/ab"}, "/srv/ab"),
+        ({"allowed_workdir_prefixes": ["/srv/a"]}, {"workdir": "/srv/a/../b"}, "/srv/b"),
+        ({"allowed_workdir_prefixes": ["/srv/a"]}, {"workdir": "/srv/a", "add_dirs": ("/etc",)}, "add_dirs[0]"),
+    ],
+)
+def test_what_a_key_may_not_do_is_refused_by_name(limits, fields, names):
+    key = Key.of(ApiKey(key="k", **limits))
+
+    with pytest.raises(PermissionDenied) as error:
+        key.granted(spec(**fields))
+
+    assert names.rpartition("/")[2] in error.value.message
+    assert error.value.details["field"]
+
+
+def test_what_a_key_may_do_goes_with_the_run_to_its_worker():
+    key = Key.of(
+        ApiKey(key="k", allowed_workdir_prefixes=["/srv/a/"], max_concurrent_runs=3, allowed_backends=["echo"])
+    )
+
+    granted = key.granted(spec(workdir="/srv/a/b"))
+
+    assert (granted.key, granted.key_window, granted.workdir_prefixes) == (key.id, 3, ("/srv/a/",))
+    assert "k" not in granted.key.removeprefix("key-")
+
+
+# -- lines of a file, and gopass
+
+
+def lines(tmp_path, text):
+    file = tmp_path / "keys"
+    file.write_text(text)
+    return read_keys(load(None, HOME | {"CLINVK_SERVER__API_KEYS_FILE": str(file)}).config, {})
+
+
+def test_a_line_of_a_file_may_hold_a_name_a_role_and_limits(tmp_path):
+    found = lines(
+        tmp_path,
+        f"# people\n{hashed('x')} team a role=admin\n\nb= ci rate_limit_rps=2.5 max_concurrent_runs=4 "
+        "allowed_backends=claude:codex allowed_workdir_prefixes=/srv/a:/srv/b allow_extra_flags=false\n",
+    )
+
+    assert found == [
+        ApiKey(key=hashed("x"), name="team a", role="admin"),
+        ApiKey(
+            key="b=",
+            name="ci",
+            rate_limit_rps=2.5,
+            max_concurrent_runs=4,
+            allowed_backends=["claude", "codex"],
+            allowed_workdir_prefixes=["/srv/a", "/srv/b"],
+            allow_extra_flags=False,
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("SECRET a rol=admin", "unknown option 'rol'"),
+        ("SECRET a role=root", "Invalid enum value 'root'"),
+        ("SECRET a max_concurrent_runs=0", "max_concurrent_runs"),
+        ("SECRET a|b", "name"),
+        ("SECRET a allowed_workdir_prefixes=srv", "must begin with /"),
+        ("sha256:SECRET", "64 small hex digits"),
+        ("SECRET a\nSECRET b", "stands twice"),
+        (f"SECRET a\n{hashed('SECRET')} a role=admin", "stands twice"),
+        ("# nobody", "holds no key"),
+    ],
+)
+def test_a_line_that_is_wrong_stops_the_start_and_shows_no_key(tmp_path, line, says):
+    with pytest.raises(ConfigError) as error:
+        lines(tmp_path, line)
+
+    assert says in error.value.message
+    assert "SECRET" not in error.value.message
+
+
+@pytest.fixture
+def fake_gopass(tmp_path):
+    """Puts a gopass on a PATH of its own; returns the environment to ask it with."""
+
+    def make(script: str) -> dict[str, str]:
+        program = tmp_path / "bin" / "gopass"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\n" + script)
+        program.chmod(0o755)
+        return {"PATH": f"{program.parent}:/usr/bin:/bin", "HOME": str(tmp_path), "CLINVK_API_KEYS": "SECRET"}
+
+    return make
+
+
+def asked(environ):
+    return read_keys(load(None, HOME | {"CLINVK_API_KEYS_GOPASS_PATH": "team/clinvk"}).config, environ)
+
+
+def test_keys_come_from_gopass_as_lines_or_with_commas(fake_gopass):
+    environ = fake_gopass('[ "$*" = "show -o team/clinvk" ] && echo "a,b" && echo "c team role=admin"')
+
+    assert asked(environ) == [ApiKey(key="a"), ApiKey(key="b"), ApiKey(key="c", name="team", role="admin")]
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("echo 'Error: no such entry' >&2; exit 11", "exit code 11): Error: no such entry"),
+        ("exit 0", "holds no key"),
+        ("printf '\\377'", "is not text"),
+    ],
+)
+def test_a_gopass_that_fails_or_has_nothing_stops_the_start(fake_gopass, script, says):
+    with pytest.raises(ConfigError) as error:
+        asked(fake_gopass(script))
+
+    assert says in error.value.message
+
+
+def test_a_missing_gopass_stops_the_start(tmp_path):
+    with pytest.raises(ConfigError, match="no gopass on PATH"):
+        asked({"PATH": str(tmp_path)})
+
+
+def living(pid):
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def test_gopass_is_waited_for_only_so_long_and_its_helpers_end_with_it(fake_gopass, tmp_path):
+    environ = fake_gopass(f"sleep 60 & echo $! > {tmp_path}/helper; wait")
+
+    with pytest.raises(ConfigError, match=r"within 0\.3 s"):
+        gopass.show("team/clinvk", environ, limit_s=0.3)
+
+    helper = int((tmp_path / "helper").read_text())
+    until(lambda: not living(helper))
+
+
+def test_gopass_is_not_given_the_secrets_of_the_service(fake_gopass):
+    assert gopass.show("x", fake_gopass("env")).count("SECRET") == 0
+
+
+# -- rotation
+
+
+def rotation(ring, file, environ=None):
+    config = load(None, HOME | {"CLINVK_SERVER__API_KEYS_FILE": str(file)}).config
+    return Rotation(ring, lambda: [Key.of(one) for one in read_keys(config, environ or {})], file=str(file), every_s=60)
+
+
+def test_a_changed_file_is_read_again_without_being_asked(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("old\n")
+    keys = ring(ApiKey(key="old"))
+
+    async def main() -> None:
+        running = asyncio.create_task(rotation(keys, file).run())
+        new = tmp_path / "new"
+        new.write_text("new\n")
+        new.rename(file)
+        async with asyncio.timeout(10):
+            while keys.find(b"new") is None:
+                await asyncio.sleep(0.01)
+        running.cancel()
+
+    asyncio.run(main())
+
+    assert keys.find(b"old") is None
+
+
+@pytest.mark.parametrize("text", ["", "# nobody\n", "sha256:12\n", None])
+def test_a_rotation_that_fails_keeps_the_old_keys_and_says_so_loudly(tmp_path, caplog, text):
+    file = tmp_path / "keys"
+    file.write_text("old\n")
+    keys = ring(ApiKey(key="old"))
+    turning = rotation(keys, file)
+    if text is None:
+        file.unlink()
+    else:
+        file.write_text(text)
+
+    with caplog.at_level(logging.ERROR):
+        assert asyncio.run(turning.read()) is False
+
+    assert keys.find(b"old") is not None
+    assert "COULD NOT BE READ AGAIN" in caplog.text
+
+
+def test_a_signal_reads_at_once(tmp_path, fake_gopass):
+    environ = fake_gopass(f"cat {tmp_path}/store")
+    (tmp_path / "store").write_text("old")
+    config = load(None, HOME | {"CLINVK_API_KEYS_GOPASS_PATH": "p"}).config
+    keys = ring(ApiKey(key="old"))
+    turning = Rotation(keys, lambda: [Key.of(one) for one in read_keys(config, environ)], file=None, every_s=3600)
+
+    async def main() -> None:
+        running = asyncio.create_task(turning.run())
+        (tmp_path / "store").write_text("new")
+        turning.ask()
+        async with asyncio.timeout(10):
+            while keys.find(b"new") is None:
+                await asyncio.sleep(0.01)
+        running.cancel()
+
+    asyncio.run(main())
+
+    assert keys.find(b"old") is None
