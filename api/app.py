@@ -25,6 +25,7 @@ from api.paths import Paths
 from api.relay import Relay
 from api.rotation import Rotation
 from api.seen import Measured, Seen
+from api.steady import SteadyRates
 from shared.config import Config
 from shared.dispatch import Dispatch
 from shared.errors import ClinvkError
@@ -101,7 +102,7 @@ def create_app(config: Config, keys: Keyring, home: Path, rotation: Rotation | N
         )
         async with relay:
             context = app.state.context = Context(
-                config, runs, hosts, flows, sessions, Rates(scripts), relay, dispatch, seen
+                config, runs, hosts, flows, sessions, SteadyRates(Rates(scripts)), relay, dispatch, seen
             )
             tasks = [
                 asyncio.create_task(sweeper.run(), name="sweep"),

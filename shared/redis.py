@@ -10,7 +10,7 @@ import redis.asyncio as aio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.errors import StoreUnavailable
@@ -215,6 +215,12 @@ def _forget(future: "asyncio.Future[Any]") -> None:
         future.cancel()
 
 
+# What begins something, or grows without an end in sight. All else goes on where Redis is full: what is small (a lease
+# that is not renewed would cost a run) or makes room.
+_NEED_ROOM = frozenset({"submit", "submit_flow", "extend_flow", "claim", "append"})
+_ALLOWED_WHEN_FULL = "#!lua flags=allow-oom\n"
+
+
 class Scripts:
     """The store's Lua scripts by name: `await scripts("claim", id, token)`.
 
@@ -230,7 +236,8 @@ class Scripts:
             lib = lib.replace(f"@{name}@", value)
         for path in folder.glob("*.lua"):
             if path.name != "lib.lua":
-                self._sources[path.stem] = lib + path.read_text()
+                flags = "" if path.stem in _NEED_ROOM else _ALLOWED_WHEN_FULL
+                self._sources[path.stem] = flags + lib + path.read_text()
 
     async def __call__(self, name: str, *args: Arg) -> Any:
         try:
@@ -240,15 +247,25 @@ class Scripts:
                     return (await self.redis.raw([("EVALSHA", sha, 0, *args)]))[0]
                 except NoScriptError:  # Redis was restarted
                     pass
-            (sha,) = await self.redis.raw([("SCRIPT", "LOAD", self._sources[name])])
-            self._shas[name] = sha
+            sha = self._shas[name] = await self._load(self._sources[name])
             return (await self.redis.raw([("EVALSHA", sha, 0, *args)]))[0]
         except (RedisError, OSError) as error:
             raise unavailable(error) from error
 
+    async def _load(self, source: str) -> Any:
+        try:
+            return (await self.redis.raw([("SCRIPT", "LOAD", source)]))[0]
+        except ResponseError:
+            if not source.startswith(_ALLOWED_WHEN_FULL):
+                raise
+            # Redis before 7 knows no flags.
+            return (await self.redis.raw([("SCRIPT", "LOAD", source.removeprefix(_ALLOWED_WHEN_FULL))]))[0]
+
 
 def unavailable(error: Exception) -> StoreUnavailable:
     """What a caller is told when Redis is away or refuses; the client's own words stay in the log."""
+    if isinstance(error, OutOfMemoryError):
+        return StoreUnavailable("the store is full", retry_after_s=10)
     return StoreUnavailable(f"the store is not available ({type(error).__name__})", retry_after_s=2)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import fakeredis
 import pytest
+from redis.exceptions import ResponseError
 
 from shared.redis import Command, Redis
 from tests.servers import RedisServer
@@ -32,6 +33,8 @@ class FakeRedis(Redis):
         self._client.response_callbacks.clear()  # replies as they come over the wire
 
     async def raw(self, commands: Sequence[Command]) -> list[Any]:
+        if any(command[0] == "SCRIPT" and str(command[2]).startswith("#!") for command in commands):
+            raise ResponseError("fakeredis takes the flags of a script as Redis 6 does: not at all")
         replies = [await self._client.execute_command(*command) for command in commands]
         return [_flat(reply) for reply in replies]
 
