@@ -12,13 +12,23 @@ from shared.run import Failure, Outcome, RunSpec, Usage
 from worker.backends.base import Backend, Exit, Launch, Parser, Place, Settings
 from worker.backends.causes import classify, ended
 from worker.backends.lines import Lines, number, part, text
-from worker.backends.options import extra, lacking, resolve
+from worker.backends.options import Options, extra, lacking, resolve
 from worker.backends.turns import image_files, transcript
 
 _SANDBOX = {"read-only": "read-only", "workspace": "workspace-write", "full": "danger-full-access"}
 _WAITS = 3  # "waiting for network": it would wait for ever
 _EFFORT = {"none": "low", "minimal": "low"}  # its models have low, medium, high, xhigh, max
-_TOOLS = ("command_execution", "file_change", "mcp_tool_call", "web_search")
+TOOLS = ("command_execution", "file_change", "mcp_tool_call", "web_search")
+# What each of its processes is told, whatever it carries out.
+ALWAYS: dict[str, Any] = {
+    "approval_policy": "never",  # nobody is there to be asked; the sandbox decides
+    "analytics.enabled": False,
+    "features.plugins": False,
+    "features.apps": False,
+    "check_for_update_on_startup": False,
+    # Its tools would see every variable of the process, keys included.
+    "shell_environment_policy.inherit": "core",
+}
 
 
 class Codex(Backend):
@@ -39,31 +49,12 @@ class Codex(Backend):
     def launch(self, spec: RunSpec, settings: Settings, place: Place, base_env: Mapping[str, str]) -> Launch:
         able = self.capabilities(as_root=settings.as_root)
         options = resolve(spec, settings, able)
-        config: dict[str, Any] = {
-            "approval_policy": "never",  # nobody is there to be asked; the sandbox decides
-            "analytics.enabled": False,
-            "features.plugins": False,
-            "features.apps": False,
-            "check_for_update_on_startup": False,
-            # Its tools would see every variable of the process, keys included.
-            "shell_environment_policy.inherit": "core",
-        }
-        sandbox = _SANDBOX.get(options.sandbox) or ("workspace-write" if options.approval == "auto" else None)
-        if sandbox:
-            config["sandbox_mode"] = sandbox
-        if place.add_dirs:
-            config["sandbox_workspace_write.writable_roots"] = list(place.add_dirs)
+        config = configuration(options, place)
         images = image_files(spec, place.scratch)
         files = dict(images)
-        if options.effort:
-            config["model_reasoning_effort"] = _EFFORT.get(options.effort, options.effort)
         if options.system_prompt is not None:
-            path = f"{place.scratch}/instructions.md"
-            files[path] = options.system_prompt.encode("utf-8", "replace")
-            config["model_instructions_file"] = path
-        argv = [*settings.command, "exec", "--json", "--skip-git-repo-check"]
-        for name, value in config.items():
-            argv += ["-c", f"{name}={json.dumps(value)}"]  # TOML's basic values are JSON's
+            files[config["model_instructions_file"]] = options.system_prompt.encode("utf-8", "replace")
+        argv = [*settings.command, "exec", "--json", "--skip-git-repo-check", *flags(config)]
         if options.model:
             argv += ["-m", options.model]
         if spec.schema is not None:
@@ -93,6 +84,36 @@ class Codex(Backend):
         return _Parser(spec.prior_usage, to_schema=spec.schema is not None)
 
 
+def configuration(options: Options, place: Place) -> dict[str, Any]:
+    """What its configuration is to say for this run, by dotted names."""
+    config = dict(ALWAYS)
+    sandbox = _SANDBOX.get(options.sandbox) or ("workspace-write" if options.approval == "auto" else None)
+    if sandbox:
+        config["sandbox_mode"] = sandbox
+    if place.add_dirs:
+        config["sandbox_workspace_write.writable_roots"] = list(place.add_dirs)
+    if options.effort:
+        config["model_reasoning_effort"] = _EFFORT.get(options.effort, options.effort)
+    if options.system_prompt is not None:
+        config["model_instructions_file"] = f"{place.scratch}/instructions.md"
+    return config
+
+
+def flags(config: Mapping[str, Any]) -> list[str]:
+    return [word for name, value in config.items() for word in ("-c", f"{name}={json.dumps(value)}")]  # TOML's values
+
+
+def this_turn(total: Usage, prior: Usage | None) -> Usage:
+    """What it reports is the thread's sum."""
+    before = prior or Usage()
+    return Usage(
+        max(total.input_tokens - before.input_tokens, 0),
+        max(total.output_tokens - before.output_tokens, 0),
+        max(total.cached_tokens - before.cached_tokens, 0),
+        max(total.reasoning_tokens - before.reasoning_tokens, 0),
+    )
+
+
 class _Parser(Parser):
     """With `to_schema` the answer is the last message alone; those before it are how the model came to it."""
 
@@ -100,7 +121,7 @@ class _Parser(Parser):
         self._to_schema = to_schema
         self._last: str | None = None  # of the messages, until it is known whether another follows
         self._lines = Lines()
-        self._prior = prior or Usage()
+        self._prior = prior
         self._said: list[str] = []
         self._thread_id: str | None = None
         self._usage: Usage | None = None
@@ -163,9 +184,9 @@ class _Parser(Parser):
     @staticmethod
     def _started(item: Any) -> list[Content]:
         kind = part(item, "type")
-        if kind not in _TOOLS:
+        if kind not in TOOLS:
             return []
-        return [ToolUse(text(part(item, "id")), str(kind), _input(item))]
+        return [ToolUse(text(part(item, "id")), str(kind), tool_input(item))]
 
     def _completed_item(self, item: Any) -> list[Content]:
         kind, id = part(item, "type"), text(part(item, "id"))
@@ -190,18 +211,19 @@ class _Parser(Parser):
                 return [ToolResult(id, text(part(item, "aggregated_output")), code not in (0, None))]
             case "file_change" | "mcp_tool_call" | "web_search":
                 failed = part(item, "status") == "failed"
-                return [ToolResult(id, json.dumps(_input(item), ensure_ascii=False), failed)]
+                return [ToolResult(id, json.dumps(tool_input(item), ensure_ascii=False), failed)]
             case _:
                 return []
 
     def _this_turn(self, usage: Any) -> Usage:
-        """What it reports is the thread's sum."""
-        prior = self._prior
-        return Usage(
-            max(number(part(usage, "input_tokens")) - prior.input_tokens, 0),
-            max(number(part(usage, "output_tokens")) - prior.output_tokens, 0),
-            max(number(part(usage, "cached_input_tokens")) - prior.cached_tokens, 0),
-            max(number(part(usage, "reasoning_output_tokens")) - prior.reasoning_tokens, 0),
+        return this_turn(
+            Usage(
+                number(part(usage, "input_tokens")),
+                number(part(usage, "output_tokens")),
+                number(part(usage, "cached_input_tokens")),
+                number(part(usage, "reasoning_output_tokens")),
+            ),
+            self._prior,
         )
 
     def finish(self, exit: Exit) -> tuple[list[Content], Outcome]:
@@ -225,7 +247,7 @@ class _Parser(Parser):
         )
 
 
-def _input(item: Any) -> dict[str, Any]:
+def tool_input(item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
         return {}
     known = ("command", "changes", "server", "tool", "arguments", "query", "result", "error")

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
+from worker.warm.codex import CodexDriver
 from worker.warm.driver import Driver
 
 
 def create_drivers() -> Mapping[str, Driver]:
-    drivers: tuple[Driver, ...] = ()
+    drivers: tuple[Driver, ...] = (CodexDriver(),)
     return {driver.name: driver for driver in drivers}

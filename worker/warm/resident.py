@@ -17,6 +17,7 @@ from worker.warm.wire import Gone, Wire
 
 _log = logging.getLogger(__name__)
 
+_ENDED = 255
 _LEAVE_S = 1.0  # between the end of its stdin and SIGKILL
 
 
@@ -126,8 +127,8 @@ class Resident:
         finally:
             self.state = State.DEAD
             self.process = None
-            if self.wire is not None:
-                self.wire.end(exit)
+            if self.wire is not None:  # whatever its code, for the runs on it this was no end in good order
+                self.wire.end(exit if exit.code < 0 else Exit(code=_ENDED, stderr=exit.stderr))
             take_back(launch)
             self._gone.set()
             self._changed()

@@ -59,23 +59,14 @@ _encode = msgspec.json.Encoder().encode
 
 class Rpc(Wire):
     """`strand_name`: the member of `params` that names the conversation (threadId, sessionId). `marked`: whether each
-    message says `"jsonrpc": "2.0"`. `overhear` is shown every notification before it is routed: (method, params as
-    JSON); it must be quick."""
+    message says `"jsonrpc": "2.0"`."""
 
-    def __init__(
-        self,
-        process: Process,
-        *,
-        strand_name: str,
-        marked: bool,
-        overhear: Callable[[str, msgspec.Raw], None] | None = None,
-    ) -> None:
+    def __init__(self, process: Process, *, strand_name: str, marked: bool) -> None:
         self._process = process
         self._key = msgspec.json.Decoder(
             msgspec.defstruct("_Key", [("name", str | None, None)], rename={"name": strand_name})
         )
         self._extra: dict[str, Any] = {"jsonrpc": "2.0"} if marked else {}
-        self._overhear = overhear
         self._calls: dict[int, tuple[str, asyncio.Future[Reply]]] = {}
         self._count = 0
         self._strands: dict[str, tuple[Strand, Answer | None]] = {}
@@ -152,16 +143,20 @@ class Rpc(Wire):
         if head.id is not None:
             self._asked(head.id, head.method, head.params, name)
             return
-        if self._overhear is not None:
-            self._overhear(head.method, head.params)
-        if name is None or (found := self._strands.get(name)) is None:
+        found = self._strands.get(name) if name is not None else None
+        if found is not None:
+            self._stray = 0
+            found[0].add(line + b"\n")
+        self.heard(head.method, head.params)
+        if found is not None:
+            await found[0].room()
+        else:
             self._stray += len(line)
             if self._stray > _STRAY_BYTES:
                 raise Gone("it talks of nothing that was asked")
-            return
-        self._stray = 0
-        found[0].add(line + b"\n")
-        await found[0].room()
+
+    def heard(self, method: str, params: msgspec.Raw) -> None:
+        """A driver's: shown every notification, when its strand has it. It must be quick."""
 
     def _name(self, params: msgspec.Raw) -> str | None:
         try:

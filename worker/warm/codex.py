@@ -1,0 +1,179 @@
+"""Runs of codex on a resident `codex app-server`: a thread for each, its end, and its release to other processes."""
+
+from typing import Any
+
+import msgspec
+
+from worker.backends import codex_app
+from worker.backends.base import Exit, Launch, Parser, Place
+from worker.course import Course
+from worker.process import Process
+from worker.stage import Prepared
+from worker.tree import RUN
+from worker.warm.driver import Cold, Driver, Plan
+from worker.warm.guest import Guest
+from worker.warm.resident import Resident
+from worker.warm.rpc import Refused, Rpc
+from worker.warm.wire import Wire
+
+_CALL_S = 15.0
+_LEAVE_S = 5.0
+
+
+class _Heard(msgspec.Struct, rename="camel"):
+    """What the driver needs of a notification."""
+
+    thread_id: str | None = None
+    turn: "_Turn | None" = None
+    thread: "_Thread | None" = None
+    item: "_Item | None" = None
+
+
+class _Turn(msgspec.Struct):
+    id: str = ""
+    status: str = ""
+
+
+class _Thread(msgspec.Struct, rename="camel"):
+    id: str = ""
+    parent_thread_id: str | None = None
+
+
+class _Item(msgspec.Struct):
+    type: str = ""
+
+
+_heard = msgspec.json.Decoder(_Heard)
+_TOLD = ("turn/started", "turn/completed", "thread/started", "item/started")
+
+
+class _Connection(Rpc):
+    """Knows which run a thread is of; the threads that a run's model has opened for itself (sub-agents) are its too."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(process, strand_name="threadId", marked=False)
+        self.guests: dict[str, _Guest] = {}
+
+    def heard(self, method: str, params: msgspec.Raw) -> None:
+        if method not in _TOLD:
+            return
+        try:
+            told = _heard.decode(params)
+        except msgspec.DecodeError:
+            return
+        if told.thread is not None and told.thread.parent_thread_id is not None:
+            guest = self.guests.get(told.thread.parent_thread_id)
+            if guest is not None:
+                self.guests[told.thread.id] = guest
+            return
+        guest = self.guests.get(told.thread_id or "")
+        if guest is not None and told.thread_id is not None:
+            if told.turn is not None:
+                guest.turned(told.thread_id, told.turn.id, begun=method == "turn/started", status=told.turn.status)
+            elif told.item is not None and told.item.type == "commandExecution":
+                guest.claim()
+
+
+class CodexDriver(Driver):
+    """An ephemeral thread is never unloaded and costs a megabyte: a process is recycled by count and by size."""
+
+    name = "codex"
+    least = (0, 169, 0)
+    size = 4
+    recycle_after = 300
+    max_rss_mb = 600
+
+    def plan(self, prepared: Prepared) -> Plan | Cold:
+        if (reason := codex_app.unfit(prepared.spec, prepared.settings)) is not None:
+            return Cold(reason)
+        marks = {RUN: prepared.spec.id, "TMPDIR": f"{prepared.scratch}/tmp"}
+        return Plan(
+            codex_app.kind(prepared.settings, prepared.env),
+            codex_app.talk(prepared.spec, prepared.settings, prepared.place, marks),
+        )
+
+    def launch(self, fixed: Any, place: Place) -> Launch:
+        assert isinstance(fixed, codex_app.Kind)
+        return fixed.launch(place)
+
+    def connect(self, process: Process) -> Wire:
+        return _Connection(process)
+
+    async def greet(self, resident: Resident) -> None:
+        wire = _wire(resident)
+        about = {"clientInfo": {"name": "clinvk", "version": "1"}, "capabilities": {"experimentalApi": True}}
+        await wire.call("initialize", about, limit_s=self.start_within_s)
+        wire.notify("initialized")
+
+    async def open(self, resident: Resident, plan: Plan, prepared: Prepared) -> tuple[Course, Parser]:
+        talk: codex_app.Talk = plan.what
+        spec, place = prepared.spec, prepared.place
+        folders = [place.scratch]
+        if spec.session_id is not None:  # whose turns come one after the other
+            folders.append(place.own_home.rpartition("/")[0])
+        guest = _Guest(resident, spec.id, tuple(folders), talk)
+        try:
+            await guest.open()
+        except BaseException:
+            await guest.close()
+            raise
+        return guest, codex_app.AppParser(spec)
+
+
+def _wire(resident: Resident) -> _Connection:
+    assert isinstance(resident.wire, _Connection)
+    return resident.wire
+
+
+class _Guest(Guest):
+    def __init__(self, resident: Resident, run_id: str, folders: tuple[str, ...], talk: codex_app.Talk) -> None:
+        super().__init__(resident, run_id, folders)
+        self._wire = _wire(resident)
+        self._talk = talk
+        self._thread = ""
+        self._turns: dict[str, str] = {}  # those under way, by thread
+
+    async def open(self) -> None:
+        talk = self._talk
+        if talk.resume is None:
+            reply = await self._wire.call("thread/start", talk.thread, limit_s=_CALL_S)
+        else:
+            reply = await self._wire.call("thread/resume", {"threadId": talk.resume, **talk.thread}, limit_s=_CALL_S)
+        thread = reply.result["thread"]["id"]
+        self._thread = thread
+        self._wire.guests[thread] = self
+        self._wire.attach(thread, self.strand)
+        self.strand.add(reply.line)
+        if talk.items:
+            await self._wire.call("thread/inject_items", {"threadId": thread, "items": talk.items}, limit_s=_CALL_S)
+
+    async def begin(self) -> None:
+        await self._wire.call("turn/start", {"threadId": self._thread, **self._talk.turn}, limit_s=_CALL_S)
+
+    def turned(self, thread: str, turn: str, *, begun: bool, status: str) -> None:
+        if begun:
+            self._turns[thread] = turn
+            return
+        self._turns.pop(thread, None)
+        if thread == self._thread:
+            self.strand.end(Exit(code=0 if status == "completed" else 1))
+
+    async def interrupt(self, limit_s: float) -> None:
+        for thread, turn in list(self._turns.items()):
+            try:
+                await self._wire.call("turn/interrupt", {"threadId": thread, "turnId": turn}, limit_s=limit_s)
+            except Refused:  # it has just ended
+                self._turns.pop(thread, None)
+
+    async def leave(self) -> None:
+        if self._turns:  # of threads that the model opened for itself and that outlived its turn
+            await self.interrupt(_LEAVE_S)
+        if self._talk.kept and self._thread:
+            # It would hold the thread's file for itself. To lay it aside and take it up is the way to let go of it.
+            await self._wire.call("thread/archive", {"threadId": self._thread}, limit_s=_LEAVE_S)
+            await self._wire.call("thread/unarchive", {"threadId": self._thread}, limit_s=_LEAVE_S)
+
+    def detach(self) -> None:
+        for thread in [thread for thread, guest in self._wire.guests.items() if guest is self]:
+            del self._wire.guests[thread]
+            self._wire.detach(thread)
