@@ -8,6 +8,7 @@ class WarmState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     that were ended, by the reason (recycle, idle, size, memory, crashed, hung, ...)."""
 
     kept: int = 0  # warm processes that live
+    ready: int = 0  # of these, those that can take a run now
     running: int = 0  # runs on them
     memory_bytes: int = 0  # of all of them with what they have started, when it was last looked at
     hits: int = 0

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 from litestar import Response, get, post
 
 from api.context import context_of
@@ -65,6 +66,7 @@ def _view(instance: Instance, drained: bool) -> dict[str, Any]:
                 "until": state.until,
                 "slots": state.slots,
                 "running": state.running,
+                "warm": None if state.warm is None else msgspec.structs.asdict(state.warm),
             }
             for state in instance.backends
         ],

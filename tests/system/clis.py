@@ -1,9 +1,22 @@
-"""Finds the real CLIs that `make clis` has installed, and points them at the mock."""
+"""Finds the real CLIs that `make clis` has installed, and serves them: pointed at the mock, cold or warm."""
 
+import contextlib
+import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+
+from tests.fakes.mockllm import MockLLM
+from tests.system.service import Service, prompt, serving, until
+from worker.warm.drivers import create_drivers
+
+CLIS = ("claude", "codex", "gemini")
+WARM = tuple(create_drivers())
+WAYS = ("cold", "warm")
 
 _ROOT = Path(__file__).parents[2]
 MODULES = Path(os.environ.get("CLINVK_TEST_CLIS", str(_ROOT / ".clis"))) / "node_modules"
@@ -45,3 +58,56 @@ def codex_home(folder: Path, url: str) -> Path:
         f'[model_providers.mock]\nname = "mock"\nbase_url = "{url}/v1"\nenv_key = "MOCK_KEY"\nwire_api = "responses"\n'
     )
     return home
+
+
+def install(service: Service, backend: str, url: str, way: str = "cold", **env: str) -> None:
+    """The CLI for the workers to come of this service."""
+    prefix = f"CLINVK_BACKENDS__{backend.upper()}__"
+    service.config[prefix + "COMMAND"] = json.dumps(command(backend))
+    service.config[prefix + "ENV"] = json.dumps(environment(backend, url) | {"IS_SANDBOX": "1"} | env)
+    service.config[prefix + "WARM__MODE"] = "off" if way == "cold" else "auto"
+    if backend == "codex":
+        codex_home(service.folder / "host0", url)
+
+
+@contextlib.contextmanager
+def serving_clis(
+    way: str = "cold", backends: Sequence[str] = CLIS, apis: int = 1, **config: str
+) -> Iterator[tuple[Service, MockLLM]]:
+    """One worker with the real CLIs, pointed at a mock; where the way is warm, each has a warm process ready."""
+    for backend in backends:
+        command(backend)
+    with MockLLM() as mock, serving(workers=0, apis=apis, **config) as service:
+        for backend in backends:
+            install(service, backend, mock.url, way)
+        service.worker()
+        if way == "warm":
+            for backend in backends:
+                heat(service, backend)
+        yield service, mock
+
+
+def warm_state(service: Service, backend: str) -> dict[str, Any]:
+    """What the service's only worker says of its warm processes."""
+    workers = httpx.get(service.apis[0][1] + "/api/v1/workers", timeout=30).json()["workers"]
+    states = [entry["warm"] for worker in workers for entry in worker["backends"] if entry["name"] == backend]
+    return states[-1] if states and states[-1] is not None else {}
+
+
+def heat(service: Service, backend: str) -> None:
+    """The first run of a backend goes cold, and a warm process is started for the next."""
+    if backend in WARM:
+        found = prompt(service.apis[0][1], "[[mock:text]] the first", backend=backend, ephemeral=True)
+        assert found["exit_code"] == 0, found
+        until(lambda: warm_state(service, backend).get("ready"))
+
+
+def both(*backends: str, but: Sequence[tuple[str, str]] = ()) -> pytest.MarkDecorator:
+    """Each backend in each of its ways; for tests with the fixture `way`."""
+    every = [(way, name) for way in WAYS for name in backends or CLIS if way == "cold" or name in WARM]
+    pairs = [pair for pair in every if pair not in but]
+    return pytest.mark.parametrize(("way", "backend"), pairs, indirect=["way"], scope="module")
+
+
+def only(way: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("way", [way], indirect=True, scope="module")

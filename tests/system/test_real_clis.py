@@ -22,15 +22,18 @@ from shared.store.runs import Runs
 from shared.store.sessions import opening
 from tests.fakes.mockllm import MockLLM, Request
 from tests.system import clis
+from tests.system.clis import CLIS, both, only
 from tests.system.service import Service, ended, living, prompt, run, serving, stream, until, whole
 
 pytestmark = [pytest.mark.clis, pytest.mark.processes]
 
-CLIS = ("claude", "codex", "gemini")
+# Why runs of these tests may go another way than the warm one.
+UNFIT: dict[str, tuple[str, ...]] = {}
 
 
 class World:
-    def __init__(self, service: Service, mock: MockLLM) -> None:
+    def __init__(self, service: Service, mock: MockLLM, way: str) -> None:
+        self.way = way
         self.service = service
         self.mock = mock
         self.base = service.apis[0][1]
@@ -47,19 +50,18 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    commands = {backend: clis.command(backend) for backend in CLIS}
-    with MockLLM() as mock, serving(workers=0, CLINVK_UNIFIED_FLAGS__COMMAND_TIMEOUT_SECS="60") as service:
-        for backend, command in commands.items():
-            env = clis.environment(backend, mock.url) | {"IS_SANDBOX": "1"}
-            service.config[f"CLINVK_BACKENDS__{backend.upper()}__COMMAND"] = json.dumps(command)
-            service.config[f"CLINVK_BACKENDS__{backend.upper()}__ENV"] = json.dumps(env)
-        clis.codex_home(service.folder / "host0", mock.url)
-        service.worker()
-        yield World(service, mock)
+def world(way: str) -> Iterator[World]:
+    limits = {"CLINVK_UNIFIED_FLAGS__COMMAND_TIMEOUT_SECS": "60"}
+    with clis.serving_clis(way, CLIS if way == "cold" else clis.WARM, **limits) as (service, mock):
+        yield World(service, mock, way)
+        for backend in clis.WARM if way == "warm" else ():
+            seen = clis.warm_state(service, backend)
+            assert seen["hits"] > 10, seen
+            assert not {"crashed", "hung"} & set(seen["ends"]), seen
+            assert set(seen["misses"]) <= {"first", "starting", *UNFIT.get(backend, ())}, seen
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 def test_text_streams_and_ends_with_its_usage(world, backend):
     events = stream(world.base, "[[mock:text n=8 ms=40]] hello", backend=backend).rest()
 
@@ -68,10 +70,10 @@ def test_text_streams_and_ends_with_its_usage(world, backend):
     assert (usage["cached_tokens"], usage["output_tokens"]) == (7, 8)
     assert usage["input_tokens"] == (110 if backend == "claude" else 100)
     pieces = [e for e in events if e["type"] == "message"]
-    assert len(pieces) == (1 if backend == "codex" else 8)
+    assert len(pieces) == (1 if (backend, world.way) == ("codex", "cold") else 8)
 
 
-@pytest.mark.parametrize("backend", ["claude", "gemini"])
+@both(but=[("cold", "codex")])  # which prints whole messages
 def test_the_first_token_comes_in_under_half_of_the_runs_time(world, backend):
     begun = time.monotonic()
     following = stream(world.base, "[[mock:text n=60 ms=40]] hello", backend=backend)
@@ -83,7 +85,7 @@ def test_the_first_token_comes_in_under_half_of_the_runs_time(world, backend):
     assert first < (time.monotonic() - begun) / 2 + 0.5
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 @pytest.mark.parametrize("text", ["--help", "@/etc/hostname", "/status", "é 漢字 🪐 \u2028 'q' \"d\" $HOME `x` \\n"])
 def test_any_prompt_reaches_the_model_as_it_is(world, backend, text):
     asked = f"{text} [[mock:seen]] {text}"
@@ -94,7 +96,7 @@ def test_any_prompt_reaches_the_model_as_it_is(world, backend, text):
     assert world.mock.requests[-1].last.rstrip().endswith(asked)
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 def test_a_megabyte_goes_in_and_comes_out_whole(world, backend):
     asked = "[[mock:seen]] " + "".join(f"{i:07d} " for i in range(125_000))
 
@@ -107,14 +109,14 @@ def test_a_megabyte_goes_in_and_comes_out_whole(world, backend):
     assert len(answered["output"]) == 256 * 4096
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 def test_a_system_prompt_reaches_the_model_as_one(world, backend):
     told = world.seen(backend, "[[mock:seen]] hi", system_prompt="You are a TEAPOT.", ephemeral=True)
 
     assert "You are a TEAPOT." in told["system"]
 
 
-@pytest.mark.parametrize("backend", ["claude", "codex"])
+@both("claude", "codex")
 def test_thinking_is_an_event_of_its_own_and_never_text(world, backend):
     events = stream(world.base, "[[mock:think n=3]] hi", backend=backend).rest()
 
@@ -122,7 +124,7 @@ def test_thinking_is_an_event_of_its_own_and_never_text(world, backend):
     assert "".join(e["content"]["text"] for e in events if e["type"] == "thinking") == "thought0 thought1 thought2 "
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 def test_a_tool_runs_where_the_mode_permits_it(world, backend):
     fields = {"approval_mode": "none", "sandbox_mode": "full"}
 
@@ -134,7 +136,7 @@ def test_a_tool_runs_where_the_mode_permits_it(world, backend):
     assert [e["type"] for e in events if e["type"].startswith("tool")] == ["tool_use", "tool_result"]
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 def test_nothing_is_written_in_a_read_only_sandbox(world, backend, tmp_path):
     os.chmod(tmp_path, 0o777)
     asked = f"[[mock:tool cmd=touch+{tmp_path}/written]] run"
@@ -145,7 +147,7 @@ def test_nothing_is_written_in_a_read_only_sandbox(world, backend, tmp_path):
     assert not (tmp_path / "written").exists()
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 @pytest.mark.parametrize(
     ("code", "causes"),
     [
@@ -168,7 +170,7 @@ def test_a_vendors_refusal_is_a_failure_with_its_cause_in_seconds(world, backend
     assert time.monotonic() - begun < limit_s
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 def test_a_second_turn_holds_the_first_and_counts_its_own_usage(world, backend):
     first = world.ask(backend, "[[mock:text n=3]] remember the TEAPOT")
     record = asyncio.run(on_runs(world, lambda runs: runs.get(first["run_id"])))
@@ -239,7 +241,7 @@ def talk(backend: str) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-@pytest.mark.parametrize("backend", ["claude", "gemini"])
+@both(but=[("cold", "codex")])
 def test_earlier_turns_reach_the_model_in_their_roles(world, backend):
     turns = talk(backend)
 
@@ -247,6 +249,8 @@ def test_earlier_turns_reach_the_model_in_their_roles(world, backend):
 
     said = "model" if backend == "gemini" else "assistant"
     talked = [(role, text) for role, text in request.turns if role in ("user", said)]
+    if backend == "codex":
+        assert talked.pop(0)[1].startswith("<environment_context>")
     assert [role for role, _ in talked] == ["user", said] * len(turns[::2]) + ["user"]
     for turn, (_, text) in zip(turns, talked, strict=False):
         assert text.endswith(turn.text)
@@ -255,6 +259,7 @@ def test_earlier_turns_reach_the_model_in_their_roles(world, backend):
     assert request.media == [("image/png", PICTURE.data)]
 
 
+@only("cold")
 def test_codex_is_told_earlier_turns_in_the_text_with_the_prompt_last(world):
     request = sent(world, "codex", "[[mock:text]] and now?", history=talk("codex"))
 
@@ -265,7 +270,7 @@ def test_codex_is_told_earlier_turns_in_the_text_with_the_prompt_last(world):
     assert [kind for kind, _ in request.media] == ["image/png"]
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 def test_a_run_with_history_leaves_nothing_of_it(world, backend):
     home = world.service.folder / "host0"
 
@@ -281,7 +286,7 @@ def test_a_run_with_history_leaves_nothing_of_it(world, backend):
     assert not [path for path in home.rglob("*") if mark in path.name]
 
 
-@pytest.mark.parametrize("backend", ["claude", "gemini"])
+@both(but=[("cold", "codex")])
 def test_a_session_that_begins_with_history_goes_on(world, backend):
     session_id = new_id("ses")
     turns = (Turn(role="user", text="remember the TEAPOT"), Turn(role="assistant", text="I do"))
@@ -290,13 +295,15 @@ def test_a_session_that_begins_with_history_goes_on(world, backend):
 
     request = sent(world, backend, "[[mock:text]] two", session_id=session_id, resume=record.outcome.backend_session_id)
 
-    talked = [text for role, text in request.turns if role != "system"]
+    talked = [text for role, text in request.turns if role not in ("system", "developer")]
+    if backend == "codex":
+        talked = [text for text in talked if not text.startswith("<environment_context>")]
     assert len(talked) == 5
     assert "TEAPOT" in talked[0]
     assert talked[-1].endswith("two")
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 def test_attachments_reach_the_model_before_the_prompt(world, backend):
     given = (PICTURE, NOTE) if backend == "codex" else (PICTURE, PAGE, NOTE)
 
@@ -308,7 +315,7 @@ def test_attachments_reach_the_model_before_the_prompt(world, backend):
     assert body.index(PICTURE.data) < body.index("NOTE-WORDS") < body.index("[[mock:text]] look")
 
 
-@pytest.mark.parametrize("backend", ["claude", "codex"])
+@both("claude", "codex")
 @pytest.mark.parametrize("mode", ["default", "always", "none"])
 def test_an_answer_to_a_schema_is_its_json_alone(world, backend, mode):
     sandbox = "full" if mode == "none" else "read-only"
@@ -329,7 +336,7 @@ def test_an_answer_to_a_schema_is_its_json_alone(world, backend, mode):
         assert [t["input_schema"] for t in body["tools"] if t["name"] == "StructuredOutput"] == [SCHEMA]
 
 
-@pytest.mark.parametrize("backend", ["claude", "codex"])
+@both("claude", "codex")
 def test_an_answer_that_is_not_of_the_schema_is_a_failure(world, backend):
     found = carried_out(world, backend, "[[mock:text]] go", schema=SCHEMA)
 
@@ -337,15 +344,15 @@ def test_an_answer_that_is_not_of_the_schema_is_a_failure(world, backend):
     assert found["output"] == ""
 
 
+@both("claude", "codex")
 @pytest.mark.parametrize(("asked", "effort"), [("minimal", "low"), ("high", "high"), ("max", "max")])
-def test_effort_reaches_the_model(world, asked, effort):
-    claude = sent(world, "claude", "[[mock:text]] hi", effort=asked)
-    codex = sent(world, "codex", "[[mock:text]] hi", effort=asked)
+def test_effort_reaches_the_model(world, backend, asked, effort):
+    request = sent(world, backend, "[[mock:text]] hi", effort=asked)
 
-    assert claude.body["output_config"] == {"effort": effort}
-    assert codex.body["reasoning"]["effort"] == effort
+    assert request.body["output_config" if backend == "claude" else "reasoning"]["effort"] == effort
 
 
+@only("cold")
 @pytest.mark.parametrize("model", ["claude-sonnet-4-5", "claude-sonnet-4-6"])
 def test_a_bound_for_thinking_reaches_claude_and_nought_is_none(world, model):
     bound = sent(world, "claude", "[[mock:text]] hi", thinking_tokens=3000, model=model)
@@ -355,7 +362,7 @@ def test_a_bound_for_thinking_reaches_claude_and_nought_is_none(world, model):
     assert none.body.get("thinking", {"type": "disabled"})["type"] == "disabled"
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 def test_a_stream_that_is_cut_is_never_a_false_success(world, backend):
     events = stream(world.base, "[[mock:drop n=6]] hi", backend=backend, ephemeral=True).rest(90)
 
@@ -365,22 +372,22 @@ def test_a_stream_that_is_cut_is_never_a_false_success(world, backend):
         assert events[-1]["content"]["message"]
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 def test_a_refused_connection_comes_back_in_seconds(world, backend, tmp_path):
     url = "http://127.0.0.1:9"  # discard: nobody listens
     with serving(workers=0, CLINVK_UNIFIED_FLAGS__COMMAND_TIMEOUT_SECS="60") as service:
-        env = clis.environment(backend, url)
-        service.config[f"CLINVK_BACKENDS__{backend.upper()}__COMMAND"] = json.dumps(clis.command(backend))
-        service.config[f"CLINVK_BACKENDS__{backend.upper()}__ENV"] = json.dumps(env)
-        clis.codex_home(service.folder / "host0", url)
+        clis.install(service, backend, url, world.way)
         service.worker()
+        if world.way == "warm":
+            prompt(service.apis[0][1], "hi", backend=backend, ephemeral=True)
+            until(lambda: clis.warm_state(service, backend).get("ready"))
 
         found = prompt(service.apis[0][1], "hi", backend=backend, ephemeral=True)
 
         assert found.get("error_cause", found.get("error")) not in ("", None, "timed_out"), found
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 def test_a_cancel_in_the_middle_of_a_shell_tool_leaves_no_process(world, backend):
     fields = {"approval_mode": "none", "sandbox_mode": "full"}
     following = stream(world.base, "[[mock:tool cmd=tail+-f+/dev/null]] run", backend=backend, **fields)
@@ -407,6 +414,7 @@ def tailing() -> list[int]:
     return found
 
 
+@only("cold")
 def test_max_turns_is_a_cause(world):
     fields = {"approval_mode": "none", "max_turns": 1, "sandbox_mode": "full"}
 
@@ -416,6 +424,7 @@ def test_max_turns_is_a_cause(world):
         assert found["error_cause"] == "max_turns", found
 
 
+@only("cold")
 def test_max_tokens_reaches_claude(world):
     assert world.seen("claude", "[[mock:seen]] hi", max_tokens=1234, ephemeral=True)["max_tokens"] == 1234
 
@@ -429,7 +438,7 @@ def test_what_a_cli_cannot_hold_is_refused_and_what_it_lacks_is_said(world):
     assert answer.headers["x-clinvk-not-enforced"] == "max_turns"
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 def test_an_ephemeral_run_leaves_nothing_in_its_directories(world, backend):
     found = world.ask(backend, "[[mock:text]] hi", ephemeral=True)
 

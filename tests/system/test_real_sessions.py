@@ -7,29 +7,20 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.fakes.mockllm import MockLLM
 from tests.system import clis
-from tests.system.service import Service, prompt, serving, until
+from tests.system.clis import both
+from tests.system.service import Service, prompt, until
 
 pytestmark = [pytest.mark.clis, pytest.mark.processes]
 
-CLIS = ("claude", "codex", "gemini")
-
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    commands = {backend: clis.command(backend) for backend in CLIS}
-    with MockLLM() as mock, serving(workers=0, apis=2) as service:
-        for backend, command in commands.items():
-            env = clis.environment(backend, mock.url) | {"IS_SANDBOX": "1"}
-            service.config[f"CLINVK_BACKENDS__{backend.upper()}__COMMAND"] = json.dumps(command)
-            service.config[f"CLINVK_BACKENDS__{backend.upper()}__ENV"] = json.dumps(env)
-        clis.codex_home(service.folder / "host0", mock.url)
-        service.worker()
+def service(way: str) -> Iterator[Service]:
+    with clis.serving_clis(way, clis.CLIS if way == "cold" else clis.WARM, apis=2) as (service, _):
         yield service
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 def test_a_second_turn_through_another_replica_and_a_restarted_worker_holds_the_first(service, backend):
     one, two = (base for _, base in service.apis)
     first = prompt(one, "[[mock:text n=3]] remember the TEAPOT", backend=backend)

@@ -4,16 +4,14 @@ import json
 
 import pytest
 
-from tests.fakes.mockllm import MockLLM
 from tests.system import clis
+from tests.system.clis import both
 from tests.system.sdks.clients import CHAT, MESSAGES, programs
 from tests.system.sdks.suite import text_of
 from tests.system.sdks.world import World
-from tests.system.service import serving
 
 pytestmark = [pytest.mark.clis, pytest.mark.processes]
 
-CLIS = ("claude", "codex", "gemini")
 OPENAI = next(client for client in CHAT if client.name == "openai-python-3")
 ANTHROPIC = next(client for client in MESSAGES if client.name == "anthropic-python-2")
 SURFACES = {
@@ -24,15 +22,9 @@ SURFACES = {
 
 
 @pytest.fixture(scope="module")
-def world():
-    commands = {backend: clis.command(backend) for backend in CLIS}
-    with MockLLM() as mock, serving(workers=0, CLINVK_UNIFIED_FLAGS__COMMAND_TIMEOUT_SECS="60") as service:
-        for backend, command in commands.items():
-            env = clis.environment(backend, mock.url) | {"IS_SANDBOX": "1"}
-            service.config[f"CLINVK_BACKENDS__{backend.upper()}__COMMAND"] = json.dumps(command)
-            service.config[f"CLINVK_BACKENDS__{backend.upper()}__ENV"] = json.dumps(env)
-        clis.codex_home(service.folder / "host0", mock.url)
-        service.worker()
+def world(way):
+    limits = {"CLINVK_UNIFIED_FLAGS__COMMAND_TIMEOUT_SECS": "60"}
+    with clis.serving_clis(way, clis.CLIS if way == "cold" else clis.WARM, **limits) as (service, mock):
         made = World(service)
         made.mock = mock
         try:
@@ -41,7 +33,7 @@ def world():
             programs.close()
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 @pytest.mark.parametrize("surface", SURFACES)
 def test_an_answer_and_a_stream_come_whole(world, surface, backend):
     client, whole, stream = SURFACES[surface]
@@ -56,7 +48,7 @@ def test_an_answer_and_a_stream_come_whole(world, surface, backend):
     assert answered["usage"]["cached"] == streamed["usage"]["cached"] == 7
 
 
-@pytest.mark.parametrize("backend", ["claude", "gemini"])
+@both(but=[("cold", "codex")])  # which prints whole messages
 @pytest.mark.parametrize("surface", SURFACES)
 def test_the_first_token_comes_in_under_half_of_the_time(world, surface, backend):
     client, _, stream = SURFACES[surface]
@@ -67,7 +59,7 @@ def test_the_first_token_comes_in_under_half_of_the_time(world, surface, backend
     assert seen["first_s"] < seen["last_s"] / 2 + 0.5
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 @pytest.mark.parametrize("client", [OPENAI, ANTHROPIC], ids=lambda client: client.name)
 def test_a_history_reaches_the_model_with_its_roles(world, client, backend):
     seen = client.see("history", world.base, prompt="[[mock:seen]] Who am I?", model=backend)
@@ -79,7 +71,7 @@ def test_a_history_reaches_the_model_with_its_roles(world, client, backend):
     assert told["users"][-1].endswith("[[mock:seen]] Who am I?")
 
 
-@pytest.mark.parametrize("backend", CLIS)
+@both()
 @pytest.mark.parametrize("client", [OPENAI, ANTHROPIC], ids=lambda client: client.name)
 def test_a_missing_login_is_told_once(world, client, backend):
     world.runs()

@@ -318,6 +318,7 @@ class Pool:
         ]
         return WarmState(
             kept=len(every),
+            ready=sum(one.state is State.READY for one in every),
             running=sum(one.running for one in every),
             memory_bytes=sum(one.memory_bytes for one in every),
             hits=self._hits[name],
