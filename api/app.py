@@ -124,7 +124,7 @@ def create_app(config: Config, keys: Keyring, home: Path, rotation: Rotation | N
             native.router,
             openai.router,
             anthropic.router,
-            health.health,
+            *health.handlers,
             metrics.metrics,
             openapi.openapi_json,
             openapi.docs,

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 from litestar import Request
 
+from api.pulse import Heart
 from api.relay import Follower, Relay
 from api.seen import Seen
 from shared.config import Config
@@ -54,6 +55,7 @@ class Context:
         self.dispatch = dispatch
         self.seen = seen
         self.closing = asyncio.Event()  # set when this process shuts down: streams end
+        self.heart = Heart(runs, sessions, dispatch, relay, self.closing)
         self.started_at = time.time()
         self._timers: set[asyncio.Task[None]] = set()
 
@@ -103,6 +105,7 @@ class Context:
         for task in list(self._timers):
             task.cancel()
         await asyncio.gather(*self._timers, return_exceptions=True)
+        await self.heart.close()
 
     def backends_of(self, fleet: Sequence[Instance]) -> list[dict[str, Any]]:
         """Each backend that some live worker knows, with the hosts that can run it."""

@@ -19,7 +19,9 @@ from shared.ids import new_id
 _log = logging.getLogger("clinvk.access")
 
 _SANE_ID = re.compile(rb"^[A-Za-z0-9._:-]{1,128}$")
-_OPEN = ("/health", "/api/v1/health", "/docs", "/openapi.json")
+_PROBES = ("/health", "/api/v1/health", "/livez", "/readyz")
+_OPEN = (*_PROBES, "/docs", "/openapi.json")
+_SELDOM = (*_PROBES, "/metrics")  # asked every second; only what goes wrong is worth a line
 
 
 def is_open(path: str) -> bool:
@@ -70,7 +72,8 @@ class RequestIds:
             took = (time.monotonic() - begun) * 1000
             if run_id := state.get("run_id"):
                 log.note(run_id=str(run_id))
-            _log.info("%s %s %d %.1f ms", scope.get("method"), scope["path"], status, took)
+            level = logging.DEBUG if status < 400 and scope["path"] in _SELDOM else logging.INFO
+            _log.log(level, "%s %s %d %.1f ms", scope.get("method"), scope["path"], status, took)
 
 
 class Browsers:

@@ -247,6 +247,19 @@ def document() -> dict[str, Any]:
                 },
             }
         }
+    for path, name, summary, words in (
+        ("/livez", "live", "Whether this process turns; restart it where this fails", {"200": "alive"}),
+        ("/readyz", "ready", "Whether requests should come here", {"200": "ready or degraded", "503": "unready"}),
+    ):
+        content = {"application/json": {"schema": {"type": "object"}}}
+        paths[path] = {
+            "get": {
+                "operationId": name,
+                "summary": summary,
+                "security": [],
+                "responses": {code: {"description": said, "content": content} for code, said in words.items()},
+            }
+        }
     paths["/metrics"] = {
         "get": {
             "operationId": "metrics",

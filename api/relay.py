@@ -8,6 +8,7 @@ reads the stream until it has caught up.
 import asyncio
 import contextlib
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -178,9 +179,11 @@ class Relay:
         self._strange: set[str] = set()
         self._listening = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._kept_at = 0.0  # monotonic
 
     async def __aenter__(self) -> "Relay":
         await self._followers.renew()
+        self._kept_at = time.monotonic()
         self._tasks = [
             asyncio.create_task(self._listen(), name="relay"),
             asyncio.create_task(self._keep(), name="relay-keep"),
@@ -195,6 +198,16 @@ class Relay:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(StoreUnavailable):
             await self._followers.end()
+
+    @property
+    def listening(self) -> bool:
+        """Whether live copies come."""
+        return self._listening.is_set()
+
+    @property
+    def silent_s(self) -> float:
+        """Since the store last took a write of this process, which is tried every other second."""
+        return time.monotonic() - self._kept_at
 
     @property
     def open(self) -> int:
@@ -272,6 +285,7 @@ class Relay:
                         for follower in group:
                             follower.fall_behind("reconnect")
             except (RedisError, OSError) as error:
+                self._listening.clear()
                 _log.warning("live events interrupted: %s", type(error).__name__)
                 await asyncio.sleep(0.2)
 
@@ -290,7 +304,9 @@ class Relay:
         """Keeps this process' followers counting, and lets no follower miss anything in silence."""
         while True:
             try:
-                await self._reconcile(await self._followers.renew())
+                stored = await self._followers.renew()
+                self._kept_at = time.monotonic()
+                await self._reconcile(stored)
                 await self._compare_quiet()
             except StoreUnavailable as error:
                 _log.warning("cannot keep followers: %s", error.message)
