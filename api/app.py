@@ -37,7 +37,7 @@ from shared.store.flows import Flows
 from shared.store.followers import Followers
 from shared.store.hosts import Hosts
 from shared.store.rates import Rates
-from shared.store.runs import Runs
+from shared.store.runs import Depth, Runs
 from shared.store.sessions import Sessions
 from shared.sweep import Sweeper
 from shared.tally import Tally
@@ -51,8 +51,17 @@ def limits_of(config: Config) -> Limits:
         lease_s=config.worker.lease_secs,
         retention_s=config.runs.retention_secs,
         max_events=config.runs.max_events,
+        max_flow_events=config.runs.max_flow_events,
         session_s=config.session.retention_days * 86400,
     )
+
+
+def depth_of(config: Config, *, several: bool) -> Depth:
+    """Where there may be several tenants, no one of them may fill the queue alone."""
+    most, share = config.queue.max_depth, config.queue.max_depth_per_tenant
+    if share is None and several:
+        share = max(most // 4, 1)
+    return Depth(most, share)
 
 
 class App:
@@ -88,7 +97,7 @@ def create_app(config: Config, keys: Keyring, home: Path, rotation: Rotation | N
         relay = Relay(redis, events, Followers(scripts, api), api, count=seen.count)
         flows, sessions = Flows(scripts, runs), Sessions(scripts)
         dispatch = Dispatch(
-            runs, hosts, flows, sessions, max_depth=config.queue.max_depth, wait=config.queue.wait_for_worker
+            runs, hosts, flows, depth=depth_of(config, several=bool(keys)), wait=config.queue.wait_for_worker
         )
         sweeper = Sweeper(
             scripts,

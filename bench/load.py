@@ -66,7 +66,7 @@ async def drain(url: str, *depths: int) -> str:
     from shared.redis import Redis
     from shared.run import RunSpec
     from shared.store import Limits, create_scripts
-    from shared.store.runs import Runs
+    from shared.store.runs import Depth, Runs
 
     redis = Redis(url)
     runs = Runs(create_scripts(redis, Limits(lease_s=4)))
@@ -81,7 +81,7 @@ async def drain(url: str, *depths: int) -> str:
                 RunSpec(id=new_id("run"), tenant="bench", backend="echo", prompt="hello\n", ephemeral=True)
                 for _ in range(min(500, missing))
             ]
-            await asyncio.gather(*[runs.add(s, "echo", follower=None, max_depth=10**6) for s in specs])
+            await asyncio.gather(*[runs.add(s, "echo", follower=None, depth=Depth(10**6)) for s in specs])
             added += len(specs)
             missing -= len(specs)
 

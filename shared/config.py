@@ -225,7 +225,7 @@ class Server(_Section, frozen=True):
 
 
 class Parallel(_Section, frozen=True):
-    max_workers: Annotated[Count, key("window of a flow that asks for none", by="api")] = 3
+    max_workers: Annotated[Count, key("window of a flow that asks for none, at most `max_window`", by="api")] = 3
     fail_fast: Annotated[bool, key("end a flow at its first failure", by="api")] = False
     max_window: Annotated[Count, key("the largest window a flow may ask for", by="api")] = 50
 
@@ -262,6 +262,10 @@ class Worker(_Section, frozen=True):
 
 class QueueConfig(_Section, frozen=True):
     max_depth: Annotated[Count, key("runs that may wait; more are 429", by="api")] = 10_000
+    max_depth_per_tenant: Annotated[
+        Count | None,
+        key("the same of one tenant; default: a quarter of `max_depth` where there are keys, else all", by="api"),
+    ] = None
     max_wait_secs: Annotated[Seconds, key("a run that waits longer ends as timeout")] = 600
     wait_for_worker: Annotated[
         bool, key("let runs wait for a backend that no live worker offers, instead of 503 at once")
@@ -275,6 +279,11 @@ class Runs(_Section, frozen=True):
     max_events: Annotated[
         int, msgspec.Meta(ge=100, le=10_000_000), key("events kept of a run; older ones are trimmed")
     ] = 10_000
+    max_flow_events: Annotated[
+        int,
+        msgspec.Meta(ge=100, le=100_000_000),
+        key("events kept of a flow's own log, which has room for `max_events` of each lane up to this many"),
+    ] = 200_000
     max_output_bytes: Annotated[
         int,
         msgspec.Meta(ge=1024, le=1 << 30),

@@ -234,8 +234,11 @@ class _Load:
         url = config.redis.url
         if url is not None and not url.startswith(_URLS):
             raise self._refusal("redis.url", f"{mask(url)!r} must begin with {', '.join(_URLS)}")
-        if config.parallel.max_workers > config.parallel.max_window:
+        # A smaller max_window alone is no contradiction: flows that ask for no window get that.
+        if "parallel.max_workers" in self._values and config.parallel.max_workers > config.parallel.max_window:
             raise self._refusal("parallel.max_workers", f"it is above max_window ({config.parallel.max_window})")
+        if (share := config.queue.max_depth_per_tenant) is not None and share > config.queue.max_depth:
+            raise self._refusal("queue.max_depth_per_tenant", f"it is above max_depth ({config.queue.max_depth})")
         self._warnings += [
             f"{self._sources[dotted]}: {dotted} is not yet in force in this version"
             for dotted, value in self._values.items()

@@ -14,23 +14,20 @@ from shared.routing import LANES, named
 from shared.run import Failure, Run, RunSpec, Status
 from shared.store.flows import Flows
 from shared.store.hosts import Hosts
-from shared.store.runs import Added, Runs, Same, last_event
-from shared.store.sessions import Chore, Sessions, opening
+from shared.store.runs import Added, Depth, Runs, Same, last_event
+from shared.store.sessions import opening
 
 CANCELLED = Failure("cancelled", "cancelled by its caller", "cancelled")
 
 
 class Dispatch:
-    """`max_depth` is how many runs may wait; `wait`: runs may wait for a worker that is not there."""
+    """`depth` is how many runs may wait; `wait`: runs may wait for a worker that is not there."""
 
-    def __init__(
-        self, runs: Runs, hosts: Hosts, flows: Flows, sessions: Sessions, *, max_depth: int, wait: bool = False
-    ) -> None:
+    def __init__(self, runs: Runs, hosts: Hosts, flows: Flows, *, depth: Depth, wait: bool = False) -> None:
         self._runs = runs
         self._flows = flows
-        self._sessions = sessions
         self._placing = Placing(hosts, wait=wait)
-        self._max_depth = max_depth
+        self._depth = depth
 
     async def fleet(self, *, fresh: bool = False) -> list[Instance]:
         """The live instances, at most a second old."""
@@ -79,7 +76,7 @@ class Dispatch:
             spec,
             placed.queue,
             follower=follower,
-            max_depth=self._max_depth,
+            depth=self._depth,
             same=same,
             opening=opening,
             must_be_free=must_be_free,
@@ -143,7 +140,14 @@ class Dispatch:
         if sticky:
             place = await self._placing.place_together(flow.lanes)
             begun = [(flow.lanes[0], place.queue)]
-        await self._flows.add(flow, begun, follower=follower, sticky=sticky, max_depth=self._max_depth)
+        at_once = min(len(begun), flow.window)
+        if at_once > self._depth.of_tenant:
+            raise InvalidRequest(
+                f"{at_once} runs of this flow would wait at once; no more than {self._depth.of_tenant} of one caller may "
+                "at any time, so that it could never begin: ask for fewer at once",
+                field="max_parallel" if flow.kind == "parallel" else LANES[flow.kind],
+            )
+        await self._flows.add(flow, begun, follower=follower, sticky=sticky, depth=self._depth)
         await self._flows.close(flow.id, closed)
         if not begun or flow.kind == "compare":
             await self.carry_on(flow.id)
@@ -188,11 +192,9 @@ class Dispatch:
 
     async def _end_flow(self, record: FlowRecord, status: FlowStatus) -> None:
         outcome = closing(record, status)
-        ended = await self._flows.end(record.flow, status, outcome, last_event(record.flow.stand_in, outcome))
         hosts = {run.host for run in record.runs.values() if run.host is not None and run.spec.workspace is not None}
-        if ended:
-            for host in hosts:
-                await self._sessions.add_chore(host, Chore(workspace=record.flow.id))
+        event = last_event(record.flow.stand_in, outcome)
+        await self._flows.end(record.flow, status, outcome, event, hosts)
 
     async def cancel_flow(
         self, flow_id: str, failure: Failure, condition: Literal["", "unfollowed"] = "", *, alone_s: float = 0.0

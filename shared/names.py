@@ -37,6 +37,8 @@ kombu keeps beside them (`_kombu.binding.*`).
 | clinvk:closed:{flow}      | hash   | lane -> failure, of lanes that got no run                           | retention after end |
 | clinvk:flows:{tenant}     | zset   | flow ids of a tenant by creation time                               | retention           |
 | clinvk:grouped            | zset   | runs that wait for their flow's or session's own window             | always              |
+| clinvk:left               | string | counter of runs that have left a line                               | always              |
+| clinvk:pace               | hash   | how many do so in a second, as the sweep sees it                    | always              |
 | clinvk:bound              | hash   | queue of one host -> runs that wait for it                          | while not empty     |
 | clinvk:stranded           | hash   | such a queue that nobody takes from -> since when (ms)              | a minute longer     |
 | clinvk:due                | zset   | flows that are to be carried on, by since when (ms)                 | until carried on    |
@@ -62,6 +64,8 @@ UNFOLLOWED = "clinvk:unfollowed"
 IMPATIENT = "clinvk:impatient"
 DUE = "clinvk:due"
 GROUPED = "clinvk:grouped"
+LEFT = "clinvk:left"
+PACE = "clinvk:pace"
 BOUND = "clinvk:bound"
 STRANDED = "clinvk:stranded"
 DRAINED = "clinvk:drained"

@@ -20,7 +20,8 @@ _ID = re.compile(r"[A-Za-z0-9_-]{8,100}").fullmatch  # it becomes part of a patt
 
 
 class Chores:
-    """Owns no task: `run` goes on until cancelled. Any worker process of a host may do its chores."""
+    """Owns no task: `run` goes on until cancelled. Any worker process of a host may do its chores, two the same one;
+    one whose worker died in the middle is done by the next."""
 
     def __init__(self, sessions: Sessions, workspaces: Workspaces, environ: Mapping[str, str], host: str) -> None:
         self._sessions = sessions
@@ -31,8 +32,12 @@ class Chores:
     async def run(self) -> None:
         while True:
             try:
-                while (chore := await self._sessions.chore(self._host)) is not None:
-                    await asyncio.to_thread(self.do, chore)
+                while (found := await self._sessions.chore(self._host)) is not None:
+                    try:
+                        await asyncio.to_thread(self.do, found[1])
+                    except Exception:  # noqa: BLE001  # one that cannot be done must not keep the others
+                        _log.exception("a chore is given up: %s", found[1])
+                    await self._sessions.done(self._host, found[0])
             except StoreUnavailable as error:
                 _log.warning("chores wait: %s", error.message)
             await asyncio.sleep(_EVERY_S)

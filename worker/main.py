@@ -32,7 +32,7 @@ from shared.store import create_scripts
 from shared.store.events import Events
 from shared.store.flows import Flows
 from shared.store.hosts import Hosts
-from shared.store.runs import Runs
+from shared.store.runs import Depth, Runs
 from shared.store.sessions import Sessions
 from shared.sweep import Sweeper
 from shared.tally import Tally
@@ -76,6 +76,7 @@ class Side:
                 lease_s=config.worker.lease_secs,
                 retention_s=config.runs.retention_secs,
                 max_events=config.runs.max_events,
+                max_flow_events=config.runs.max_flow_events,
                 session_s=config.session.retention_days * 86400,
             ),
         )
@@ -84,8 +85,7 @@ class Side:
             runs,
             hosts,
             Flows(scripts, runs),
-            self._sessions,
-            max_depth=config.queue.max_depth,
+            depth=Depth(config.queue.max_depth),
             wait=config.queue.wait_for_worker,
         )
         at_once = {name: count for name in backends if (count := config.backend(name).max_concurrency)}

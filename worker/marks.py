@@ -16,6 +16,7 @@ class Mark(msgspec.Struct, frozen=True):
     readiness: Readiness
     reason: str
     until: float
+    since: float
 
 
 class Marks:
@@ -25,18 +26,19 @@ class Marks:
     def __init__(
         self, now: Callable[[], float], again_s: float = 60.0, changed: Callable[[], None] = lambda: None
     ) -> None:
-        self._now = now
+        self.now = now
         self._again_s = again_s
         self._marks: dict[str, Mark] = {}
         self.changed = changed
 
-    def see(self, backend: str, failure: Failure | None) -> None:
-        """How a run of the backend has ended; None: well."""
+    def see(self, backend: str, failure: Failure | None, begun: float) -> None:
+        """How a run of the backend that began then has ended; None: well, which says nothing of a mark made since."""
         if self._again_s <= 0:
             return
         match None if failure is None else failure.code:
             case None:
-                if self._marks.pop(backend, None) is not None:
+                if (mark := self._marks.get(backend)) is not None and begun >= mark.since:
+                    del self._marks[backend]
                     self.changed()
             case "backend_login":
                 self._mark(backend, Readiness.NOT_LOGGED_IN, failure, self._again_s)
@@ -48,9 +50,9 @@ class Marks:
 
     def _mark(self, backend: str, readiness: Readiness, failure: Failure | None, for_s: float) -> None:
         reason = "" if failure is None else failure.message
-        self._marks[backend] = Mark(readiness, reason, self._now() + for_s)
+        self._marks[backend] = Mark(readiness, reason, self.now() + for_s, self.now())
         self.changed()
 
     def of(self, backend: str) -> Mark | None:
         mark = self._marks.get(backend)
-        return mark if mark is not None and mark.until > self._now() else None
+        return mark if mark is not None and mark.until > self.now() else None

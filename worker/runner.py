@@ -131,6 +131,7 @@ class Runner:
 
     async def _drive(self, live: Live) -> Outcome:
         begun = asyncio.get_running_loop().time()
+        begun_at = 0.0 if self._marks is None else self._marks.now()
         try:
             outcome = await self._staged(live)
         except (InvalidRequest, UnsupportedParameter, NotEnforceable) as error:
@@ -149,7 +150,7 @@ class Runner:
             outcome = msgspec.structs.replace(outcome, failure=live.failure, exit_code=None)
         failure = outcome.failure
         if self._marks is not None and not live.spec.dry_run:
-            self._marks.see(live.spec.backend, failure)
+            self._marks.see(live.spec.backend, failure, begun_at)
         if failure is not None and failure.code == "backend_login":
             where = f"{failure.message} (the worker host is {self._host})"
             outcome = msgspec.structs.replace(outcome, failure=msgspec.structs.replace(failure, message=where))

@@ -19,13 +19,15 @@ from shared.ids import new_id
 from shared.routing import KNOWN_BACKENDS
 from shared.session import Session
 
+_PAGE = 500  # sessions in one answer: Redis does nothing else for some milliseconds
 _STATUSES = ("active", "completed", "error", "cancelled")
 
 
 @get("/sessions")
 async def list_sessions(request: Req) -> Response[bytes]:
     ctx = context_of(request)
-    limit, offset = number(request, "limit", 100, 1, 10_000), number(request, "offset", 0, 0, 10_000_000)
+    limit = min(number(request, "limit", 100, 1, 10_000), _PAGE)
+    offset = number(request, "offset", 0, 0, 10_000_000)
     backend = _choice(request, "backend", KNOWN_BACKENDS)
     status = _choice(request, "status", _STATUSES)
     found, total = await ctx.sessions.list(
@@ -69,6 +71,8 @@ async def resume_session(request: Req, session_id: str) -> Response[Any]:
         tenant=tenant_of(request),
         request_id=request_id_of(request),
     )
+    if spec.dry_run:  # it is no turn, but shows the command line of one
+        spec = msgspec.structs.replace(spec, resume=session.cli_id, prior_usage=session.usage)
     refuse = ctx.config.session.refuse_busy
     return await answered(
         request,

@@ -1,16 +1,15 @@
 """Flow records, and what carrying a flow on does to them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
 from shared import names
-from shared.errors import QueueFull
 from shared.flow import FAILED_FAST, Flow, FlowRecord, FlowStatus, needed
 from shared.redis import Arg, Command, Scripts, text, texts
 from shared.run import Failure, Outcome, RunSpec
-from shared.store.runs import Runs
+from shared.store.runs import Depth, Runs, queue_full
 
 _encode = msgspec.json.Encoder().encode
 _flow = msgspec.json.Decoder(Flow)
@@ -25,17 +24,17 @@ class Flows:
         self._runs = runs
 
     async def add(
-        self, flow: Flow, begun: Sequence[tuple[RunSpec, str]], *, follower: str | None, sticky: bool, max_depth: int
+        self, flow: Flow, begun: Sequence[tuple[RunSpec, str]], *, follower: str | None, sticky: bool, depth: Depth
     ) -> None:
         """Puts a flow in line with the runs that it begins with, each with its queue. Raises: QueueFull."""
-        args: list[Arg] = [flow.id, flow.tenant, _encode(flow), follower or "", flow.window, int(sticky), max_depth]
+        args: list[Arg] = [flow.id, flow.tenant, _encode(flow), follower or "", flow.window, int(sticky), depth.most]
         fast = flow.fail_fast and flow.kind != "chain"
-        args += [len(begun), _encode(FAILED_FAST) if fast else "", flow.kind, len(flow.lanes)]
+        args += [len(begun), _encode(FAILED_FAST) if fast else "", flow.kind, len(flow.lanes), depth.of_tenant]
         for spec, queue in begun:
             args += [spec.id, queue, _encode(spec), spec.priority, spec.retry, spec.lane]
         reply = await self._scripts("submit_flow", *args)
         if text(reply[0]) == "full":
-            raise QueueFull(f"{reply[1]} runs are waiting already", retry_after_s=5, details={"depth": reply[1]})
+            raise queue_full(reply)
 
     async def extend(self, spec: RunSpec, queue: str) -> None:
         """A chain's next step; nothing where it is there already, or the flow takes no more."""
@@ -66,10 +65,10 @@ class Flows:
         """No more of its runs start. Returns whether it is to be stopped; the runs that there are must be cancelled."""
         return text(await self._scripts("stop_flow", flow_id, _encode(failure), condition, int(alone_s * 1000))) != ""
 
-    async def end(self, flow: Flow, status: FlowStatus, outcome: Outcome, event: bytes) -> bool:
-        """Its runs are kept as long as it is. Returns whether this call has ended it."""
+    async def end(self, flow: Flow, status: FlowStatus, outcome: Outcome, event: bytes, hosts: Collection[str]) -> None:
+        """Its runs are kept as long as it is; its directory on these hosts becomes a chore of theirs."""
         runs = [spec.id for spec in flow.lanes]
-        return text(await self._scripts("end_flow", flow.id, status.value, _encode(outcome), event, *runs)) == "ended"
+        await self._scripts("end_flow", flow.id, status.value, _encode(outcome), event, len(hosts), *hosts, *runs)
 
     async def glance(self, flow_id: str) -> bool:
         """Whether there is anything to decide; else it is due no more."""

@@ -53,6 +53,30 @@ class Same(msgspec.Struct, frozen=True, kw_only=True):
     retry: int = 0
 
 
+class Depth(msgspec.Struct, frozen=True):
+    """How many runs may wait: of all tenants, of one (None: as many)."""
+
+    most: int
+    tenant: int | None = None
+
+    @property
+    def of_tenant(self) -> int:
+        return self.most if self.tenant is None else min(self.tenant, self.most)
+
+
+def queue_full(reply: Sequence[Any]) -> QueueFull:
+    """What the store's scripts say where there is no room."""
+    _, depth, most, whose, wait_ms = reply
+    waiting = f"{depth} of your runs are" if text(whose) else f"{depth} runs are"
+    name = "max_depth_per_tenant" if text(whose) else "max_depth"
+    wait_s = float(wait_ms) / 1000 if wait_ms else _UNKNOWN_S
+    return QueueFull(
+        f"{waiting} waiting already, of at most {int(most)} (queue.{name})",
+        retry_after_s=min(max(wait_s, _SOONEST_S), _LATEST_S),
+        details={"depth": int(depth), "limit": int(most)},
+    )
+
+
 class Added(msgspec.Struct, frozen=True):
     """`run_id` is another than the one submitted where an earlier request's run was joined."""
 
@@ -60,6 +84,9 @@ class Added(msgspec.Struct, frozen=True):
     run_id: str
     able: Capabilities | None = None  # of what will carry it out, where that is known
 
+
+# When a caller who found no place may come again: as the pace says, within bounds.
+_UNKNOWN_S, _SOONEST_S, _LATEST_S = 5.0, 1.0, 300.0
 
 ANOTHER_BODY = "this Idempotency-Key came with another body before; a new request needs a new key"
 
@@ -99,7 +126,7 @@ class Runs:
         queue: str,
         *,
         follower: str | None,
-        max_depth: int,
+        depth: Depth,
         same: Same | None = None,
         opening: Mapping[str, str] | None = None,
         must_be_free: bool = False,
@@ -111,18 +138,18 @@ class Runs:
         Raises: Conflict, NotFound for the session; QueueFull, StoreUnavailable (then the run may be there or not), InvalidRequest for an idempotency key
         that came with another body before.
         """
-        reply = await self._submit(spec, queue, follower, max_depth, same, opening, must_be_free=must_be_free)
+        reply = await self._submit(spec, queue, follower, depth, same, opening, must_be_free=must_be_free)
         if text(reply[0]) == "busy":
             raise Conflict(f"a turn of the session {spec.session_id} is under way; ask again when it has ended")
         if text(reply[0]) == "gone":
             raise NotFound("session", spec.session_id or "")
         if text(reply[0]) == "full":
-            raise QueueFull(f"{reply[1]} runs are waiting already", retry_after_s=5, details={"depth": reply[1]})
+            raise queue_full(reply)
         return self._added(reply)
 
     async def join(self, spec: RunSpec, same: Same, *, follower: str | None) -> Added | None:
         """Joins the run of the same request, where there is one; starts none. Raises: as `add`, for the key."""
-        reply = await self._submit(spec, "", follower, 0, same, None, must_be_free=False)
+        reply = await self._submit(spec, "", follower, Depth(0), same, None, must_be_free=False)
         return None if text(reply[0]) == "none" else self._added(reply)
 
     @staticmethod
@@ -136,7 +163,7 @@ class Runs:
         spec: RunSpec,
         queue: str,
         follower: str | None,
-        max_depth: int,
+        depth: Depth,
         same: Same | None,
         opening: Mapping[str, str] | None,
         *,
@@ -151,13 +178,14 @@ class Runs:
             follower or "",
             spec.priority,
             spec.retry,
-            max_depth,
+            depth.most,
             int((spec.start_within_s or 0) * 1000),
             *(("", "", "", 0) if same is None else (same.name, same.kind, same.fingerprint, same.retry)),
             f",{','.join(_AGAIN)},",
             spec.session_id or "",
             "" if opening is None else _encode(opening),
             int(must_be_free),
+            depth.of_tenant,
         )
         return reply
 

@@ -90,13 +90,13 @@ class Sessions:
         reply = text(await self._scripts("forget_session", id, since))
         return "deleted" if reply == "deleted" else "active" if reply == "active" else ""
 
-    async def chore(self, host: str) -> Chore | None:
-        """The next one of a host, taken off its list."""
-        found = await self._redis("RPOP", names.chores(host))
-        return None if found is None else _chore.decode(found)
+    async def chore(self, host: str) -> tuple[bytes, Chore] | None:
+        """The next one of a host, which stays on its list until it is `done`: it may be done twice."""
+        found = await self._redis("LINDEX", names.chores(host), -1)
+        return None if found is None else (found, _chore.decode(found))
 
-    async def add_chore(self, host: str, chore: Chore) -> None:
-        await self._redis("LPUSH", names.chores(host), msgspec.json.encode(chore))
+    async def done(self, host: str, chore: bytes) -> None:
+        await self._redis("LREM", names.chores(host), -1, chore)
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[str, str]:

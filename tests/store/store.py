@@ -12,7 +12,7 @@ from shared.store.events import Events
 from shared.store.flows import Flows
 from shared.store.followers import Followers
 from shared.store.hosts import Hosts
-from shared.store.runs import Runs
+from shared.store.runs import Depth, Runs
 from shared.store.sessions import Sessions
 from shared.sweep import Sweeper
 
@@ -20,7 +20,7 @@ from shared.sweep import Sweeper
 class Store:
     """All of the store over one client, with short leases."""
 
-    def __init__(self, redis: Any, *, wait: bool = False, **limits: Any) -> None:
+    def __init__(self, redis: Any, *, wait: bool = False, depth: Depth = Depth(100_000), **limits: Any) -> None:
         self.redis = redis
         self.scripts = create_scripts(
             redis, Limits(**{"lease_s": 0.2, "retention_s": 60, "max_events": 1000, **limits})
@@ -31,7 +31,7 @@ class Store:
         self.api = Followers(self.scripts, "api_1")
         self.flows = Flows(self.scripts, self.runs)
         self.sessions = Sessions(self.scripts)
-        self.dispatch = Dispatch(self.runs, self.hosts, self.flows, self.sessions, max_depth=100_000, wait=wait)
+        self.dispatch = Dispatch(self.runs, self.hosts, self.flows, depth=depth, wait=wait)
         self.sweeper = self.sweeps()
 
     def sweeps(self, hangup_grace_s: float = 0) -> Sweeper:
@@ -49,7 +49,7 @@ class Store:
     async def add(self, *, follower: str | None = None, max_depth: int = 1000, **spec: Any) -> RunSpec:
         fields = {"id": new_id("run"), "tenant": "t", "backend": "echo", "prompt": "p", **spec}
         made = RunSpec(**fields)
-        await self.runs.add(made, made.backend, follower=follower, max_depth=max_depth)
+        await self.runs.add(made, made.backend, follower=follower, depth=Depth(max_depth))
         return made
 
     async def status(self, spec: RunSpec) -> Status:

@@ -4,6 +4,7 @@ from typing import Any
 
 from shared.ids import new_id
 from shared.run import Outcome, RunSpec
+from shared.store.runs import Depth
 from tests.store.store import Store
 
 
@@ -16,7 +17,7 @@ async def line_up(store: Store, tenant: str, count: int, priority: str) -> None:
             prompt="p",
             priority=priority,  # type: ignore[arg-type]  # one of the two
         )
-        await store.runs.add(spec, "echo", follower=None, max_depth=100_000)
+        await store.runs.add(spec, "echo", follower=None, depth=Depth(100_000))
 
 
 async def served(store: Store, count: int) -> list[str]:

@@ -4,12 +4,15 @@ import asyncio
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared import names
 from shared.flow import Flow, FlowStatus
 from shared.ids import new_id
 from shared.run import Failure, Outcome, RunSpec, Status
+from shared.store.events import Batch
+from shared.store.sessions import Chore
 from shared.sweep import HUNG_UP
 from tests.store.store import Store
 
@@ -293,5 +296,49 @@ def test_a_cancel_that_comes_after_the_last_success_changes_nothing(on_store):
         record = await store.flows.get(made.id)
         assert record is not None
         assert record.status is FlowStatus.SUCCEEDED
+
+    on_store(test)
+
+
+async def kept(store: Store, made: Flow) -> int:
+    """How many events of the flow's own log are left after each of its lanes has said 200."""
+    for spec in made.lanes:
+        claim = await store.claim(spec, f"att_{spec.lane}")
+        lines = [f'{{"type":"message","n":{n}}}'.encode() for n in range(200)]
+        for first in range(0, 200, 50):
+            await store.events.append([Batch(spec.id, claim.token, first + 1, lines[first : first + 50])])
+        await store.runs.end(claim, Outcome(exit_code=0), retryable=False, first=201, events=[])
+        await store.dispatch.carry_on(made.id)
+    return int(await store.redis("XLEN", names.events(made.id)))
+
+
+@pytest.mark.parametrize(("most", "left"), [(10_000, (8 * 201 + 1, 8 * 201 + 1)), (400, (400, 600))])
+def test_a_flows_log_has_room_for_what_its_lanes_keep_within_a_bound(on_store, most, left):
+    async def test(store: Store) -> None:
+        await store.worker()
+        made = flow("parallel", *"abcdefgh", window=8)
+        await store.dispatch.submit_flow(made, follower=None)
+
+        assert left[0] <= await kept(store, made) <= left[1]
+
+    on_store(test, max_events=201, max_flow_events=most)
+
+
+def test_the_directory_of_a_chain_is_a_chore_of_its_hosts_in_the_step_that_ends_it(on_store):
+    async def test(store: Store) -> None:
+        await store.worker()
+        made = flow("chain", "one", "two")
+        lanes = tuple(msgspec.structs.replace(spec, workspace=made.id) for spec in made.lanes)
+        made = msgspec.structs.replace(made, lanes=lanes)
+        await store.dispatch.submit_flow(made, follower=None, sticky=True)
+        await end(store, lanes[0])
+        await store.runs.cancel(lanes[0], CANCELLED)
+        await store.dispatch.cancel_flow(made.id, CANCELLED)
+
+        found = await store.sessions.chore("h")
+
+        assert found is not None
+        assert found[1] == Chore(workspace=made.id)
+        assert await store.redis("PTTL", names.chores("h")) > 0
 
     on_store(test)

@@ -9,7 +9,7 @@ from shared.errors import BackendUnavailable, InvalidRequest
 from shared.flow import FlowStatus
 from shared.ids import new_id
 from shared.run import Failure, Outcome, RunSpec, Status
-from shared.store.runs import Added, Same
+from shared.store.runs import Added, Depth, Same
 from shared.sweep import HUNG_UP
 from tests.store.store import Store
 from tests.store.test_flows import flow
@@ -19,7 +19,7 @@ CANCELLED = Failure("cancelled", "by its caller", "cancelled")
 
 async def submit(store: Store, same: Same, follower: str = "api_1", id: str | None = None, **spec: Any) -> Added:
     made = RunSpec(id=id or new_id("run"), tenant="t", backend="echo", prompt="p", **spec)
-    return await store.runs.add(made, "echo", follower=follower, max_depth=100, same=same)
+    return await store.runs.add(made, "echo", follower=follower, depth=Depth(100), same=same)
 
 
 def body(retry: int) -> Same:
@@ -272,7 +272,7 @@ def test_who_joins_without_waiting_detaches_it(on_store, what):
             id = (await submit(store, key(), start_within_s=50)).run_id
             joined = await store.runs.add(
                 RunSpec(id="run_2", tenant="t", backend="echo", prompt="p"),
-                "echo", follower=None, max_depth=9, same=key(),
+                "echo", follower=None, depth=Depth(9), same=key(),
             )  # fmt: skip
             assert joined.run_id == id
         else:

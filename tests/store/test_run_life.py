@@ -12,6 +12,7 @@ from shared.event import Message
 from shared.run import Failure, Outcome, Status, Usage
 from shared.store.events import Batch
 from shared.store.followers import Followers
+from shared.store.runs import Depth
 from shared.sweep import Sweeper
 from tests.store.store import Store
 
@@ -43,7 +44,7 @@ def test_a_submit_whose_answer_was_lost_may_be_sent_again(on_store):
     async def test(store: Store) -> None:
         await store.worker()
         spec = await store.add()
-        await store.runs.add(spec, "echo", follower=None, max_depth=10)
+        await store.runs.add(spec, "echo", follower=None, depth=Depth(10))
 
         assert await store.hints() == [spec.id]
         assert (await store.runs.counts()) == {"waiting": 0, "queued": 1, "running": 0}

@@ -8,6 +8,7 @@ from shared import names
 from shared.errors import Conflict, NotFound
 from shared.ids import new_id
 from shared.run import Failure, Outcome, RunSpec, Status, Usage
+from shared.store.runs import Depth
 from shared.store.sessions import Chore, opening
 from tests.store.store import Store
 
@@ -17,13 +18,13 @@ CANCELLED = Failure("cancelled", "by its caller", "cancelled")
 async def begin(store: Store, prompt: str = "hello", tenant: str = "t", **more: Any) -> RunSpec:
     session = more.pop("session_id", None) or new_id("ses")
     spec = RunSpec(id=new_id("run"), tenant=tenant, backend="echo", prompt=prompt, session_id=session, **more)
-    await store.runs.add(spec, "echo", follower=None, max_depth=100_000, opening=opening(spec, ["tag"]))
+    await store.runs.add(spec, "echo", follower=None, depth=Depth(100_000), opening=opening(spec, ["tag"]))
     return spec
 
 
 async def go_on(store: Store, first: RunSpec, *, must_be_free: bool = False) -> RunSpec:
     spec = RunSpec(id=new_id("run"), tenant=first.tenant, backend="echo", prompt="more", session_id=first.session_id)
-    await store.runs.add(spec, "echo", follower=None, max_depth=100, must_be_free=must_be_free)
+    await store.runs.add(spec, "echo", follower=None, depth=Depth(100), must_be_free=must_be_free)
     return spec
 
 
@@ -116,7 +117,11 @@ def test_a_busy_session_may_refuse_and_a_deleted_one_does(on_store):
 
         with pytest.raises(NotFound):
             await go_on(store, first)
-        assert await store.sessions.chore("h") == Chore(backend="echo", session=first.session_id, cli_id="cli")
+        found = await store.sessions.chore("h")
+        assert found is not None
+        assert found[1] == Chore(backend="echo", session=first.session_id, cli_id="cli")
+        assert await store.sessions.chore("h") == found  # should its worker die in the middle
+        await store.sessions.done("h", found[0])
         assert await store.sessions.chore("h") is None
         left = await store.redis("KEYS", f"*{first.session_id}*")
         assert left == []

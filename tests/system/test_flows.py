@@ -204,3 +204,32 @@ def test_a_session_goes_on_where_it_is_through_another_replica_and_a_restarted_w
 
 def ok(answer: httpx.Response) -> dict[str, Any] | None:
     return answer.json() if answer.status_code == 200 else None
+
+
+def test_a_dry_run_of_a_further_turn_shows_that_turn_and_is_none(tmp_path):
+    claude = tmp_path / "claude"
+    claude.write_text(CLAUDE)
+    claude.chmod(0o755)
+    with serving(CLINVK_BACKENDS__CLAUDE__COMMAND=str(claude)) as service:
+        base = service.apis[0][1]
+        first = until(lambda: ok(post(base, "prompt", {"backend": "claude", "prompt": "hello"})))
+
+        shown = post(base, f"sessions/{first['session_id']}/resume", {"prompt": "again", "dry_run": True}).json()
+
+        assert "0b2bd9a3-1111-4222-8333-944445555666" in shown["output"], shown
+        session = httpx.get(f"{base}/api/v1/sessions/{first['session_id']}").json()
+        assert (session["turn_count"], session["status"]) == (1, "completed")
+
+
+CLAUDE = """#!/bin/sh
+cat > /dev/null
+echo '{"type":"system","subtype":"init","session_id":"0b2bd9a3-1111-4222-8333-944445555666","model":"m","tools":[]}'
+echo '{"type":"result","subtype":"success","is_error":false,"result":"hi","session_id":"0b2bd9a3-1111-4222-8333-944445555666","num_turns":1,"usage":{"input_tokens":1,"output_tokens":1}}'
+"""
+
+
+def test_a_page_of_sessions_is_bounded_and_says_so(base):
+    answer = httpx.get(f"{base}/api/v1/sessions?limit=10000").json()
+
+    assert answer["limit"] == 500
+    assert httpx.get(f"{base}/api/v1/sessions?limit=10001").status_code == 400

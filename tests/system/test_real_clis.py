@@ -18,7 +18,7 @@ from shared.ids import new_id
 from shared.redis import Redis
 from shared.run import Attachment, RunSpec, Turn
 from shared.store import Limits, create_scripts
-from shared.store.runs import Runs
+from shared.store.runs import Depth, Runs
 from shared.store.sessions import opening
 from tests.fakes.mockllm import MockLLM, Request
 from tests.system import clis
@@ -200,7 +200,7 @@ def carried_out(world: World, backend: str, text: str, **fields: Any) -> dict[st
     """The result of a run with what this file's subject takes, whichever dialect would bring it."""
     spec = RunSpec(id=new_id("run"), tenant="default", backend=backend, prompt=text, **fields)
     begun = opening(spec, ()) if spec.session_id is not None and spec.resume is None else None
-    asyncio.run(on_runs(world, lambda runs: runs.add(spec, backend, follower=None, max_depth=10, opening=begun)))
+    asyncio.run(on_runs(world, lambda runs: runs.add(spec, backend, follower=None, depth=Depth(10), opening=begun)))
     return dict(ended(world.base, spec.id)["result"], id=spec.id)
 
 

@@ -85,6 +85,8 @@ def test_a_flag_that_was_not_given_leaves_what_was_there(tmp_path):
         ("redis: {url: 'http://h'}", "must begin with redis://"),
         ("backends: {claude: {command: []}}", "backends.claude.command"),
         ("parallel: {max_workers: 60}", "above max_window"),
+        ("parallel: {max_workers: 3, max_window: 2}", "above max_window (2)"),
+        ("queue: {max_depth: 10, max_depth_per_tenant: 11}", "above max_depth (10)"),
         ("server: {api_keys: abc}", "a list of keys"),
         ("server: {api_keys: []}", "holds no key"),
         ("server:\n  port: 1\n  port: 2", "line 3"),
@@ -312,3 +314,9 @@ def test_what_config_show_prints_is_a_configuration(tmp_path):
 def test_every_short_variable_names_a_key():
     assert set(VARIABLES) <= set(all_keys())
     assert {path.split(".")[1] for path in all_keys() if path.startswith("backends.")} == set(BACKEND_NAMES)
+
+
+def test_a_small_max_window_alone_is_the_window_of_flows_that_ask_for_none(tmp_path):
+    parallel = with_file(tmp_path, "parallel: {max_window: 2}").config.parallel
+
+    assert (parallel.max_workers, parallel.max_window) == (3, 2)

@@ -15,9 +15,5 @@ end
 redis.call('ZREM', P .. 'sessions', id)
 redis.call('ZREM', P .. 'sessionids:' .. was[1], id)
 redis.call('DEL', head, P .. 'group:' .. id, P .. 'line:group:' .. id, P .. 'held:group:' .. id)
-if was[4] then
-  local chore = cjson.encode({ session = id, backend = was[2], cli_id = was[5] or '' })
-  redis.call('LPUSH', P .. 'chores:' .. was[4], chore)
-  redis.call('PEXPIRE', P .. 'chores:' .. was[4], SESSION_MS)
-end
+if was[4] then add_chore(was[4], { session = id, backend = was[2], cli_id = was[5] or '' }) end
 return 'deleted'

@@ -5,6 +5,7 @@ local P = 'clinvk:'
 local LEASE_MS = @LEASE_MS@
 local RETENTION_MS = @RETENTION_MS@
 local MAX_EVENTS = @MAX_EVENTS@
+local MAX_FLOW_EVENTS = @MAX_FLOW_EVENTS@
 local SESSION_MS = @SESSION_MS@
 local LONGEST_RUN_MS = 7 * 86400000  -- for the lists of runs; a record lives on in any case
 local TEMPLATE = [==[@TEMPLATE@]==]
@@ -64,14 +65,20 @@ local function deliver(mail)
   for api, copies in pairs(mail) do redis.call('PUBLISH', P .. 'live:' .. api, table.concat(copies, '\n')) end
 end
 
+-- A flow's own stream holds what those of its lanes do, within a bound.
+local function flow_events(flow)
+  local lanes = tonumber(redis.call('HGET', P .. 'run:' .. flow, 'lanes') or '1')
+  return int(math.max(MAX_EVENTS, math.min(MAX_EVENTS * lanes, MAX_FLOW_EVENTS)))
+end
+
 -- The stream of a flow holds the events of all its runs, each with its lane, under a sequence of its own.
 local function mirror(id, group, lane, events, mail)
   local flow = P .. 'run:' .. group
   local seq = redis.call('HINCRBY', flow, 'seq', #events)
-  local copies = {}
+  local most, copies = flow_events(group), {}
   for i, event in ipairs(events) do
     copies[i] = '{"lane":' .. lane .. ',"run_id":"' .. id .. '","event":' .. event .. '}'
-    redis.call('XADD', P .. 'events:' .. group, 'MAXLEN', '~', MAX_EVENTS * 4, '0-' .. int(seq - #events + i), 'e', copies[i])
+    redis.call('XADD', P .. 'events:' .. group, 'MAXLEN', '~', most, '0-' .. int(seq - #events + i), 'e', copies[i])
   end
   publish(group, seq - #events + 1, copies, mail)
 end
@@ -143,6 +150,9 @@ local function bind(queue, by)
   end
 end
 
+-- One run fewer waits. How fast they go tells those who find no place when to come again.
+local function left() redis.call('INCR', P .. 'left') end
+
 -- Fills the window of a queue from the lines of its tenants, one run a turn.
 local function release(queue, now)
   local room = tonumber(redis.call('GET', P .. 'room:' .. queue) or '0')
@@ -165,6 +175,7 @@ local function release(queue, now)
         redis.call('ZADD', turns, redis.call('INCR', P .. 'turn'), tenant)
       end
       redis.call('ZREM', P .. 'waiting', id)
+      left()
       redis.call('SADD', P .. 'held:queue:' .. queue, id)
       redis.call('SADD', P .. 'held:tenant:' .. tenant, id)
       redis.call('HSET', P .. 'run:' .. id, 'status', 'queued', 'queued', int(now))
@@ -185,6 +196,25 @@ local function stand_in_line(id, queue, tenant, priority, now, place)
   redis.call('ZADD', P .. 'line:' .. queue .. '|' .. tenant, int(place), id)
   redis.call('ZADD', P .. 'turns:' .. queue, 'NX', redis.call('INCR', P .. 'turn'), tenant)
   redis.call('SADD', P .. 'lines:' .. tenant, queue)
+end
+
+-- Whether so many more runs of a tenant may not wait: nil, or {'full', how many do, the most, 'tenant' where its own
+-- share is meant, ms until there is likely to be room, or ''}.
+local function full(tenant, need, most, share)
+  local depth = redis.call('ZCARD', P .. 'waiting')
+  if depth + need <= math.min(most, share) then return nil end
+  local limit, whose, turns = most, '', 1
+  if depth + need <= most then
+    depth, limit, whose = 0, share, 'tenant'
+    for _, queue in ipairs(redis.call('SMEMBERS', P .. 'lines:' .. tenant)) do
+      depth = depth + redis.call('ZCARD', P .. 'line:' .. queue .. '|' .. tenant)
+      turns = math.max(turns, redis.call('ZCARD', P .. 'turns:' .. queue))
+    end
+    if depth + need <= share then return nil end
+  end
+  local pace, wait = tonumber(redis.call('HGET', P .. 'pace', 'per_s') or ''), ''
+  if pace then wait = int(math.min((depth + need - limit) * turns / math.max(pace, 0.0001), 86400) * 1000) end
+  return { 'full', depth, limit, whose, wait }
 end
 
 -- A group (a flow, a session) has a line and a window of its own: its runs stand in the tenants' lines only within it.
@@ -277,7 +307,10 @@ local function leave(id, queue, tenant, status, now)
   redis.call('ZREM', P .. 'running', id)
   if status == 'waiting' then
     local line = P .. 'line:' .. queue .. '|' .. tenant
-    if redis.call('ZREM', line, id) == 1 then bind(queue, -1) end
+    if redis.call('ZREM', line, id) == 1 then
+      left()
+      bind(queue, -1)
+    end
     if redis.call('ZCARD', line) == 0 then
       redis.call('ZREM', P .. 'turns:' .. queue, tenant)
       redis.call('SREM', P .. 'lines:' .. tenant, queue)
@@ -294,9 +327,9 @@ local function leave(id, queue, tenant, status, now)
 end
 
 -- The last event of a run or a flow, and the end of all following.
-local function close_log(id, seq, status, outcome, event, now)
+local function close_log(id, seq, status, outcome, event, now, most)
   local run = P .. 'run:' .. id
-  redis.call('XADD', P .. 'events:' .. id, 'MAXLEN', '~', MAX_EVENTS, '0-' .. seq, 'e', event)
+  redis.call('XADD', P .. 'events:' .. id, 'MAXLEN', '~', most, '0-' .. seq, 'e', event)
   redis.call('HSET', run, 'status', status, 'ended', int(now), 'outcome', outcome)
   redis.call('HDEL', run, 'cancel')
   redis.call('PEXPIRE', run, RETENTION_MS)
@@ -328,6 +361,12 @@ local function count(queue, status, outcome, created, started, now)
   end
 end
 
+-- What a host is to remove, whenever it comes back within the time that sessions are kept.
+local function add_chore(host, chore)
+  redis.call('LPUSH', P .. 'chores:' .. host, cjson.encode(chore))
+  redis.call('PEXPIRE', P .. 'chores:' .. host, SESSION_MS)
+end
+
 -- The one way in which a run ends. `event` is its last; its sequence is filled in here. A flow whose run has ended is
 -- due to be carried on; who ends a run does so, and the sweep where that one died.
 local function finish(id, status, outcome, event, now)
@@ -337,7 +376,7 @@ local function finish(id, status, outcome, event, now)
   count(was[2], status, outcome, was[6], was[7], now)
   local seq = redis.call('HINCRBY', run, 'seq', 1)
   event = string.gsub(event, '"sequence":0,', '"sequence":' .. seq .. ',', 1)
-  close_log(id, seq, status, outcome, event, now)
+  close_log(id, seq, status, outcome, event, now, MAX_EVENTS)
   if is_flow(group) then
     mirror(id, group, was[5], { event })
     -- Its flow may need it for longer than an ended run is kept; the flow's end sets its time.

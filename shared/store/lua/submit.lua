@@ -1,7 +1,7 @@
 -- id, tenant, queue, spec, api ('' for detached), priority, retry, max_depth, patience_ms (0 for none),
 -- same ('' or the name of what makes two requests one), kind (key | body), print, try, joinable codes (',a,b,'),
--- session ('' for none), session as JSON ('' for one that is there), whether it must be free (0 | 1)
--- -> {status, id} | {'none'} (no queue was given, and there is nothing to join) | {'full', depth} | {'differs'} | {'busy'} | {'gone'} ; another id: that run was joined
+-- session ('' for none), session as JSON ('' for one that is there), whether it must be free (0 | 1), max_depth_per_tenant
+-- -> {status, id} | {'none'} (no queue was given, and there is nothing to join) | {'full', …} (see lib.lua) | {'differs'} | {'busy'} | {'gone'} ; another id: that run was joined
 -- Record, follower, place in line and, where there is room, the Celery message: one step. Safe to repeat.
 local id, tenant, queue, spec, api, priority, retry = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local same, kind, print, try = ARGV[10], ARGV[11], ARGV[12], tonumber(ARGV[13])
@@ -50,8 +50,8 @@ elseif same ~= '' and try > 0 then
 end
 
 if queue == '' then return { 'none' } end
-local depth = redis.call('ZCARD', P .. 'waiting')
-if depth >= tonumber(ARGV[8]) then return { 'full', depth } end
+local no_room = full(tenant, 1, tonumber(ARGV[8]), tonumber(ARGV[18]))
+if no_room then return no_room end
 local now = now_ms()
 local session = ARGV[15]
 if session ~= '' then

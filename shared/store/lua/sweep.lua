@@ -14,6 +14,19 @@ for _, instance in ipairs(redis.call('ZRANGEBYSCORE', P .. 'instances', 0, int(n
   redis.call('ZREM', P .. 'instances', instance)
 end
 
+-- How many runs a second leave the lines, over the last half minute or so in which any waited.
+local went = tonumber(redis.call('GET', P .. 'left') or '0')
+local pace = redis.call('HMGET', P .. 'pace', 'at', 'left', 'per_s')
+local past = now - tonumber(pace[1] or '0')
+if past >= 1000 then
+  if past < 10000 and redis.call('ZCARD', P .. 'waiting') > 0 then
+    local per_s = (went - tonumber(pace[2])) * 1000 / past
+    if pace[3] then per_s = tonumber(pace[3]) + (per_s - tonumber(pace[3])) * (1 - math.exp(-past / 15000)) end
+    redis.call('HSET', P .. 'pace', 'per_s', string.format('%.6f', per_s))
+  end
+  redis.call('HSET', P .. 'pace', 'at', int(now), 'left', int(went))
+end
+
 local overdue = redis.call('ZRANGEBYSCORE', P .. 'waiting', 0, int(now - tonumber(ARGV[3])), 'LIMIT', 0, limit)
 
 -- A hint may be lost, or lie with a worker that died. Where its list is empty, soon; where it may still be in

@@ -148,7 +148,7 @@ def test_what_a_run_has_shown_is_told_to_the_fleet_until_it_may_be_over(tmp_path
     world = World(tmp_path)
     world.install()
 
-    world.marks.see("codex", failure)
+    world.marks.see("codex", failure, 0)
     world.look()
 
     assert world.open == []
@@ -163,12 +163,28 @@ def test_what_a_run_has_shown_is_told_to_the_fleet_until_it_may_be_over(tmp_path
 def test_a_run_that_works_lifts_the_mark_and_other_failures_set_none(tmp_path):
     world = World(tmp_path)
     world.install()
-    world.marks.see("codex", Failure("backend_error", "m", "crashed"))
+    world.marks.see("codex", Failure("backend_error", "m", "crashed"), 0)
     world.look()
     assert world.open == ["codex"]
 
-    world.marks.see("codex", Failure("backend_login", "m", "login"))
-    world.marks.see("codex", None)
+    world.marks.see("codex", Failure("backend_login", "m", "login"), 0)
+    world.marks.see("codex", None, world.now)
     world.look()
 
+    assert world.open == ["codex"]
+
+
+def test_a_run_that_began_before_a_mark_and_works_says_nothing_of_it(tmp_path):
+    world = World(tmp_path)
+    world.install()
+    begun = world.now
+    world.now += 1
+    world.marks.see("codex", Failure("backend_limited", "m", "rate_limited", 300.0), begun)
+
+    world.marks.see("codex", None, begun)
+
+    world.look()
+    assert world.open == []
+    world.marks.see("codex", None, world.now)
+    world.look()
     assert world.open == ["codex"]
