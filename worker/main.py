@@ -48,6 +48,7 @@ from worker.marks import Marks
 from worker.runner import Limits, Runner
 from worker.stage import Stage
 from worker.warden import HEARTBEAT, LIFELINE, watch_lifeline
+from worker.warm.calm import Calm
 from worker.warm.drivers import create_drivers
 from worker.warm.pool import Pool
 
@@ -94,7 +95,14 @@ class Side:
         marks = Marks(time.time, config.worker.pass_over_secs)
         self._publisher = Publisher(Events(scripts))
         drivers = {name: driver for name, driver in create_drivers().items() if name in backends}
-        self._warm = Pool(config, drivers, self._stage.workspaces, packaged_version, instance=self.instance)
+        self._warm = Pool(
+            config,
+            drivers,
+            self._stage.workspaces,
+            packaged_version,
+            instance=self.instance,
+            calm=Calm(lambda: sum(self.runner.running.values())),
+        )
         self.runner = Runner(
             runs,
             self._publisher,

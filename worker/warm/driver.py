@@ -39,6 +39,7 @@ class Driver(abc.ABC):
     size = 4  # processes of this backend at most
     reserve = 1  # free ones that are kept ready for each kind of run (`Plan.fixed`) that has come
     at_once = 64  # runs on one
+    single = False  # a process serves one run; `size` of them wait for the runs that come most, while the host is calm
     recycle_after = 300
     max_rss_mb = 700
     start_within_s = 20.0
@@ -46,6 +47,10 @@ class Driver(abc.ABC):
     @abc.abstractmethod
     def plan(self, prepared: Prepared) -> Plan | Cold:
         """Pure: the backend's own module decides."""
+
+    def stamp(self, fixed: Any) -> Hashable:  # noqa: ARG002  # most read nothing of the host that a run would read anew
+        """Of what a process reads at its start besides `fixed`: one with another stamp is of yesterday. Quick."""
+        return None
 
     @abc.abstractmethod
     def launch(self, fixed: Any, place: Place) -> Launch:

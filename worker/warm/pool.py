@@ -1,6 +1,7 @@
 """All warm processes of this worker: which run gets one, when one is started, and when it ends."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections import Counter
@@ -14,7 +15,9 @@ from worker.backends.base import Parser
 from worker.course import Course
 from worker.stage import Prepared
 from worker.warm import memory
+from worker.warm.calm import EVERY_S
 from worker.warm.driver import Cold, Driver, Plan
+from worker.warm.reserve import Reserve
 from worker.warm.resident import Resident, State
 from worker.warm.rpc import Refused
 from worker.warm.wire import Gone
@@ -28,7 +31,7 @@ _SOON = 5  # runs; a process that ends before it has served so many has not been
 _SOON_TIMES = 3
 _FAR = 1.5  # times its limit: it does not wait for a successor
 _KINDS = 64  # of runs whose next warm process is thought of before they come
-_BAD = ("crashed", "hung", "leftovers")
+_BAD = ("crashed", "hung", "leftovers", "refused")
 
 Version = Callable[[str, tuple[str, ...]], str | None]
 """(backend, command) -> the version of the CLI, where a package says it beside the binary."""
@@ -45,6 +48,7 @@ class Pool:
         version: Version,
         *,
         instance: str,
+        calm: Callable[[], bool] = lambda: True,
         short: Callable[[], bool] = memory.short,
     ) -> None:
         self._config = config
@@ -65,6 +69,8 @@ class Pool:
         self._sulks: dict[Hashable, tuple[float, str]] = {}  # until when no other is started, and why
         self._soon: Counter[Hashable] = Counter()
         self._wanted: dict[Hashable, tuple[Driver, Hashable]] = {}  # kinds of runs that have come, the last one last
+        self._reserves = {name: Reserve() for name, driver in drivers.items() if driver.single}
+        self._calm = calm
 
     # -- runs
 
@@ -91,11 +97,15 @@ class Pool:
         if isinstance(plan, Cold):
             return plan
         key = self._key(driver, warm, plan, prepared)
-        self._wanted.pop(key, None)
-        self._wanted[key] = (driver, plan.fixed)
-        if len(self._wanted) > _KINDS:
-            del self._wanted[next(iter(self._wanted))]
+        known = self._remember(driver, key, plan.fixed)
+        stamp = driver.stamp(plan.fixed)
+        for one in self._kept[driver.name]:
+            if one.key == key and one.stamp != stamp and one.state is State.READY:
+                one.drain("stale")
         resident = self._pick(driver, key)
+        if resident is None and driver.single:
+            self._wake.set()
+            return Cold("spent" if known else "first")
         if resident is None:
             return Cold(self._want(driver, warm, key, plan.fixed))
         try:
@@ -109,6 +119,16 @@ class Pool:
         finally:
             self._taken(driver, warm, resident)
         return opened
+
+    def _remember(self, driver: Driver, key: Hashable, fixed: Hashable) -> bool:
+        """Whether one of this kind has come before."""
+        if driver.single:
+            return self._reserves[driver.name].ask(key, fixed, asyncio.get_running_loop().time())
+        known = self._wanted.pop(key, None) is not None
+        self._wanted[key] = (driver, fixed)
+        if len(self._wanted) > _KINDS:
+            del self._wanted[next(iter(self._wanted))]
+        return known
 
     def _key(self, driver: Driver, warm: Warm, plan: Plan, prepared: Prepared) -> Hashable:
         command = prepared.settings.command
@@ -130,11 +150,10 @@ class Pool:
 
     def _taken(self, driver: Driver, warm: Warm, resident: Resident) -> None:
         most = warm.recycle_after or driver.recycle_after
-        if resident.served >= most:
-            if most == 1:  # such a one needs no successor to go
-                resident.drain("recycle")
-            else:
-                resident.retiring = resident.retiring or "recycle"
+        if driver.single or most == 1:  # such a one needs no successor to go
+            resident.drain("used")
+        elif resident.served >= most:
+            resident.retiring = resident.retiring or "recycle"
         if resident.retiring or self._free(driver, resident.key) < driver.reserve:
             self._wake.set()
 
@@ -202,6 +221,7 @@ class Pool:
             return
         most = (warm.max_rss_mb or driver.max_rss_mb) << 20
         resident = Resident(id, driver, key, place, instance=self._instance, changed=self._wake.set, max_bytes=most)
+        resident.stamp = driver.stamp(fixed)
         self._kept[driver.name].append(resident)
         self._starts[driver.name] += 1
         task = asyncio.get_running_loop().create_task(resident.live(launch), name=f"warm-{id}")
@@ -227,7 +247,7 @@ class Pool:
                 self._sulk(resident.key, f"it ended too soon ({why}) again and again")
         else:
             self._soon.pop(resident.key, None)
-        level = logging.WARNING if why in _BAD else logging.INFO
+        level = logging.WARNING if why in _BAD else logging.DEBUG if why == "used" else logging.INFO
         _log.log(level, "a warm %s ended after %d runs: %s %s", driver.name, resident.served, why, resident.detail)
         self._wake.set()
 
@@ -241,17 +261,21 @@ class Pool:
 
     async def run(self) -> None:
         """Looks after them until cancelled."""
+        loop = asyncio.get_running_loop()
+        looked_at = loop.time()
         while True:
             self._wake.clear()
-            self._tend()
-            try:
-                async with asyncio.timeout(_LOOK_S):
+            wait_s = self._tend()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
                     await self._wake.wait()
-            except TimeoutError:
+            if loop.time() - looked_at >= _LOOK_S:
+                looked_at = loop.time()
                 self._look()
 
-    def _tend(self) -> None:
-        """Those that have a successor go, those that are wanted come."""
+    def _tend(self) -> float:
+        """Those that have a successor go, those that are wanted come. Returns when to look again, in seconds."""
+        lacking = [driver for name, driver in self._drivers.items() if name in self._reserves and self._lacks(driver)]
         for key, (driver, fixed) in reversed(self._wanted.items()):
             warm = self._config.backend(driver.name).warm
             mine = [one for one in self._kept[driver.name] if one.key == key]
@@ -267,6 +291,26 @@ class Pool:
                 and self._may_start(driver, warm, key)
             ):
                 self._start(driver, warm, key, fixed)
+        return EVERY_S if lacking else _LOOK_S
+
+    def _lacks(self, driver: Driver) -> bool:
+        """Starts a spare that is wanted; whether one is that cannot be started before the host is calm."""
+        warm = self._config.backend(driver.name).warm
+        waiting = [one for one in self._kept[driver.name] if one.state in (State.STARTING, State.READY)]
+        have = Counter(one.key for one in waiting)
+        reserve, size = self._reserves[driver.name], warm.size or driver.size
+        shares = reserve.shares(size, have, asyncio.get_running_loop().time(), warm.idle_secs)
+        lacking = [key for key, count in shares.items() if have[key] < count and not self._sulking(key)]
+        starting = any(one.state is State.STARTING for every in self._kept.values() for one in every)
+        if not lacking or starting or self._closing or self._short():
+            return False
+        if not self._calm():
+            return True
+        if len(waiting) >= size:
+            spared = [one for one in waiting if have[one.key] > shares.get(one.key, 0)]
+            min(spared, key=lambda one: one.idle_since).drain("size")
+        self._start(driver, warm, lacking[0], reserve.fixed(lacking[0]))
+        return False
 
     def _look(self) -> None:
         now = asyncio.get_running_loop().time()

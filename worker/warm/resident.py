@@ -49,8 +49,9 @@ class Resident:
         self.driver = driver
         self.key = key
         self.place = place
+        self.stamp: Hashable = None  # of the host as it was at its start
         self.state = State.STARTING
-        self.why = ""  # it ends: recycle, idle, size, memory, scarce, leftovers, crashed, hung, start, shutdown
+        self.why = ""  # it ends: recycle, idle, size, memory, scarce, stale, leftovers, crashed, hung, start, shutdown
         self.detail = ""  # for people
         self.retiring = ""  # why another is to take its place, while it still serves
         self.running = 0
@@ -127,11 +128,11 @@ class Resident:
         finally:
             self.state = State.DEAD
             self.process = None
-            if self.wire is not None:  # whatever its code, for the runs on it this was no end in good order
-                self.wire.end(exit if exit.code < 0 else Exit(code=_ENDED, stderr=exit.stderr))
+            if self.wire is not None:  # but for the only run of it, this was no end in good order whatever its code
+                own = exit.code < 0 or self.driver.single
+                self.wire.end(exit if own else Exit(code=_ENDED, stderr=exit.stderr))
             take_back(launch)
             self._gone.set()
-            self._changed()
 
     async def _serve(self, process: Process) -> Exit:
         self.wire = wire = self.driver.connect(process)
