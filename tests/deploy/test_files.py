@@ -122,7 +122,7 @@ def test_the_compose_file_names_what_is_there():
 
 
 def settings_of(pairs: dict[str, str]) -> Config:
-    filled = {name: re.sub(r"\$\{[^}]*\}", "something", str(value)) for name, value in pairs.items()}
+    filled = {name: re.sub(r"\$\{(\w+)[^}]*\}", r"\1", str(value)) for name, value in pairs.items()}
     ours = {name: value for name, value in filled.items() if name.startswith("CLINVK_")}
     return load(None, {"HOME": "/nonexistent", **ours}).config
 
