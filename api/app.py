@@ -53,6 +53,7 @@ def limits_of(config: Config) -> Limits:
         max_events=config.runs.max_events,
         max_flow_events=config.runs.max_flow_events,
         session_s=config.session.retention_days * 86400,
+        usage_s=config.usage.retention_days * 86400,
     )
 
 

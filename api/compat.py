@@ -10,10 +10,22 @@ from litestar import Response
 from api.context import Context, context_of
 from api.conversation import Talk
 from api.errors import RunFailed
-from api.exchange import NOBODY, Exchange, Req, found, json, patience_of, request_id_of, resumed, tenant_of
+from api.exchange import (
+    NOBODY,
+    Exchange,
+    Req,
+    found,
+    granted,
+    json,
+    may_use,
+    patience_of,
+    request_id_of,
+    resumed,
+    tenant_of,
+)
 from api.models import Route, listed, route
 from api.thoughts import Thoughts
-from shared.errors import InvalidRequest, NotFound
+from shared.errors import InvalidRequest, NotFound, PermissionDenied
 from shared.event import is_last
 from shared.host import Capabilities
 from shared.ids import new_id
@@ -47,7 +59,7 @@ def to_spec(
     metadata: dict[str, Any] | None = None,
 ) -> RunSpec:
     """Runs of the compatible surfaces keep no session: each request brings its whole conversation."""
-    return RunSpec(
+    spec = RunSpec(
         id=new_id("run"),
         tenant=tenant_of(request),
         backend=to.backend,
@@ -67,12 +79,19 @@ def to_spec(
         start_within_s=patience_of(request),
         reply={"model": model, "created": int(time.time()), **reply},
     )
+    try:
+        return granted(request, spec)
+    except PermissionDenied as error:
+        error.details["field"] = "model"  # which has named the backend
+        raise
 
 
-async def model_names(ctx: Context) -> list[str]:
-    """The models that some live worker can run now, by the names of backends, tiers and aliases."""
+async def model_names(request: Req) -> list[str]:
+    """The models that some live worker can run now and the caller may use, by the names of backends, tiers, aliases."""
+    ctx = context_of(request)
     fleet = await ctx.dispatch.fleet()
-    available = [str(entry["name"]) for entry in ctx.backends_of(fleet) if entry["available"]]
+    names = [str(entry["name"]) for entry in ctx.backends_of(fleet) if entry["available"]]
+    available = [name for name in names if may_use(request, name)]
     return listed(available, ctx.config.model_aliases)
 
 

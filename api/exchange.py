@@ -11,6 +11,7 @@ from litestar import Request, Response
 from api import stream
 from api.context import Context, context_of
 from api.errors import RunFailed
+from api.keys import Key
 from api.relay import Follower
 from shared import log
 from shared.errors import BackendUnavailable, InvalidRequest, LogExpired, NotFound, StoreUnavailable
@@ -254,6 +255,23 @@ def patience_of(request: Req) -> float | None:
 
 def tenant_of(request: Req) -> str:
     return str(request.scope["state"]["tenant"])
+
+
+def key_of(request: Req) -> Key | None:
+    """None where the service needs none."""
+    found = request.scope["state"].get("key")
+    return found if isinstance(found, Key) else None
+
+
+def granted(request: Req, spec: RunSpec) -> RunSpec:
+    """The run with the limits of its caller's key; every spec passes here on its way. Raises: PermissionDenied."""
+    key = key_of(request)
+    return spec if key is None else key.granted(spec)
+
+
+def may_use(request: Req, backend: str) -> bool:
+    key = key_of(request)
+    return key is None or key.may_use(backend)
 
 
 def request_id_of(request: Req) -> str:

@@ -291,6 +291,12 @@ class Runs(_Section, frozen=True):
     ] = 16_777_216
 
 
+class Usage(_Section, frozen=True):
+    retention_days: Annotated[
+        float, msgspec.Meta(ge=1, le=36_500), key("how long the use of each day is kept (`/api/v1/usage`)")
+    ] = 400
+
+
 class Log(_Section, frozen=True):
     level: Annotated[Literal["debug", "info", "warning", "error"], key("the least that is logged")] = "info"
     format: Annotated[Literal["auto", "text", "json"], key("auto: text on a terminal, else JSON lines")] = "auto"
@@ -313,6 +319,7 @@ class Config(_Section, frozen=True):
     worker: Worker = Worker()
     queue: QueueConfig = QueueConfig()
     runs: Runs = Runs()
+    usage: Usage = Usage()
     log: Log = Log()
 
     def backend(self, name: str) -> BackendConfig:

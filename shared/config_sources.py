@@ -147,6 +147,8 @@ class _Load:
         """Keys of the environment stand beside those of the file: a source more never opens what another closes."""
         given: list[str] = []
         for name in (name for name in _KEYS if name in self._environ):
+            if self._environ[name].lstrip()[:1] in ("[", "{"):
+                raise ConfigError(f"{name} holds keys with commas between them; a list goes to CLINVK_SERVER__API_KEYS")
             found = [part.strip() for part in self._environ[name].split(",") if part.strip()]
             if not found:
                 raise ConfigError(f"{name} is set but holds no key; unset it to serve without keys")

@@ -20,7 +20,10 @@ kombu keeps beside them (`_kombu.binding.*`).
 | clinvk:held:tenant:{t}    | set    | runs queued or running of a tenant: its window                      | while not empty     |
 | clinvk:slots:{queue}      | hash   | instance -> slots it gives to that queue                            | while offered       |
 | clinvk:room:{queue}       | string | size of the backend's window: what the fleet carries, a little more | while offered       |
-| clinvk:limits             | hash   | tenant -> size of its window; absent: no limit                      | always              |
+| clinvk:limits             | hash   | tenant, or key with a window of its own -> its size; absent: none   | always              |
+| clinvk:tenants            | zset   | tenants by their last run (ms)                                      | always              |
+| clinvk:usage:{day}        | set    | tenants with runs that ended on that day (days since 1970)          | usage retention     |
+| clinvk:usage:{day}:{tenant} | hash | measure|key|backend|model -> runs, tokens, cost, time of that day   | usage retention     |
 | clinvk:instances          | zset   | worker instances by the end of their announcement (ms)              | always              |
 | clinvk:instance:{id}      | string | an `Instance` as JSON                                               | its announcement    |
 | clinvk:apis               | zset   | API processes by the end of their lease (ms)                        | always              |
@@ -142,3 +145,11 @@ def orders(instance: str) -> str:
 def queue(backend: str, host: str | None = None) -> str:
     """The Celery queue for a backend on any host, or on one; on "", which no host is called, nobody takes runs."""
     return backend if host is None else f"{backend}@{host}"
+
+
+def usage_tenants(day: int) -> str:
+    return f"clinvk:usage:{day}"
+
+
+def usage(day: int, tenant: str) -> str:
+    return f"clinvk:usage:{day}:{tenant}"

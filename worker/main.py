@@ -79,6 +79,7 @@ class Side:
                 max_events=config.runs.max_events,
                 max_flow_events=config.runs.max_flow_events,
                 session_s=config.session.retention_days * 86400,
+                usage_s=config.usage.retention_days * 86400,
             ),
         )
         runs, hosts, self._sessions = Runs(scripts), Hosts(scripts), Sessions(scripts)

@@ -14,6 +14,7 @@ from shared.errors import (
     ClinvkError,
     InvalidRequest,
     NotEnforceable,
+    PermissionDenied,
     StoreUnavailable,
     TryLater,
     UnsupportedParameter,
@@ -134,7 +135,7 @@ class Runner:
         begun_at = 0.0 if self._marks is None else self._marks.now()
         try:
             outcome = await self._staged(live)
-        except (InvalidRequest, UnsupportedParameter, NotEnforceable) as error:
+        except (InvalidRequest, UnsupportedParameter, NotEnforceable, PermissionDenied) as error:
             outcome = Outcome(failure=Failure(error.code, error.message, "refused"))
         except TryLater as error:  # another host, or this one a little later, may do better
             outcome = Outcome(failure=Failure(error.code, error.message, error.code, error.retry_after_s))

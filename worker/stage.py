@@ -73,7 +73,12 @@ class Stage:
         config = self._config.backend(spec.backend)
         self._hold_ceilings(spec, config)
         place = self.workspaces.make(
-            spec.id, spec.session_id or spec.workspace, spec.workdir, spec.add_dirs, own_home=backend.own_home
+            spec.id,
+            spec.session_id or spec.workspace,
+            spec.workdir,
+            spec.add_dirs,
+            within=spec.workdir_prefixes,
+            own_home=backend.own_home,
         )
         try:
             settings = self._settings(config, command)

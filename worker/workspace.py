@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from shared.errors import BackendUnavailable, InvalidRequest
+from shared.errors import BackendUnavailable, InvalidRequest, PermissionDenied
 from worker.backends.base import Place
 from worker.removal import Heap
 
@@ -63,17 +63,18 @@ class Workspaces:
         workdir: str | None,
         add_dirs: Iterable[str] = (),
         *,
+        within: Iterable[str] = (),
         own_home: bool = True,
     ) -> Place:
-        """Without `own_home` a HOME that a session does not have yet is named but not made: ext4 takes 60 us for each
+        """`within`: where the caller's key may work, none for wherever this host allows. Without `own_home` a HOME that a session does not have yet is named but not made: ext4 takes 60 us for each
         directory's removal.
 
         Raises: InvalidRequest where a directory may not be used; BackendUnavailable where the disk is full."""
         for name in (run_id, session_id):
             if name is not None and not _NAME(name):
                 raise InvalidRequest(f"{name!r} cannot be the name of a directory")
-        dirs = tuple(self.judge(path, f"add_dirs[{index}]") for index, path in enumerate(add_dirs))
-        cwd = None if workdir is None else self.judge(workdir, "workdir")
+        dirs = tuple(self.judge(path, f"add_dirs[{index}]", within) for index, path in enumerate(add_dirs))
+        cwd = None if workdir is None else self.judge(workdir, "workdir", within)
         base = f"{self._runs}/{run_id}"
         kept = base if session_id is None else f"{self._sessions}/{session_id}"
         try:
@@ -99,8 +100,8 @@ class Workspaces:
 
     # -- the caller's directories
 
-    def judge(self, path: str, field: str) -> str:
-        """The real path of a directory that a run may use. Raises: InvalidRequest."""
+    def judge(self, path: str, field: str, within: Iterable[str] = ()) -> str:
+        """The real path of a directory that a run may use. Raises: InvalidRequest, PermissionDenied."""
         if "\0" in path or not path.startswith("/"):
             raise InvalidRequest(f"{field} must be an absolute path on the worker's host, not {path!r}", field=field)
         try:
@@ -110,6 +111,9 @@ class Workspaces:
         # Before any look at the disk, so that nobody learns what there is in places that are not for them.
         if reason := self._reason_against(real):
             raise InvalidRequest(f"{field} {path!r} may not be used: {reason}", field=field)
+        own = tuple(within)
+        if own and not any(_within(real, os.path.realpath(prefix)) for prefix in own):
+            raise PermissionDenied(f"{field} {path!r} lies outside of what its key may use: {', '.join(own)}")
         try:
             fd = os.open(real, _ANY_FOLDER)
         except OSError as error:

@@ -68,7 +68,7 @@ def _body(data: dict[str, Any]) -> MessagesBody:
 
 @get("/models")
 async def list_models(request: Req) -> Response[bytes]:
-    found = await compat.model_names(context_of(request))
+    found = await compat.model_names(request)
     return json(
         {
             "data": [_model(name) for name in found],
@@ -82,7 +82,7 @@ async def list_models(request: Req) -> Response[bytes]:
 @get("/models/{name:path}")
 async def get_model(request: Req, name: str) -> Response[bytes]:
     name = name.lstrip("/")
-    if name not in await compat.model_names(context_of(request)):
+    if name not in await compat.model_names(request):
         raise ModelNotFound(f"there is no model {name!r}; GET /anthropic/v1/models lists those that there are")
     return json(_model(name))
 

@@ -8,7 +8,7 @@ import msgspec
 from litestar import Response, delete, get, post
 
 from api.context import Context, context_of
-from api.exchange import NOBODY, Exchange, Req, idempotency_key, json, request_id_of, tenant_of
+from api.exchange import NOBODY, Exchange, Req, granted, idempotency_key, json, request_id_of, tenant_of
 from api.native import flow_view
 from api.native.render import FlowNdjson, FlowSse
 from api.native.requests import number, position
@@ -50,7 +50,13 @@ async def _carried_out(request: Req, made: Callable[[bytes, flow_view.Maker], Fl
     raw = await request.body()
     print_ = hashlib.sha256(raw).hexdigest()
     key = idempotency_key(request)
-    make = flow_view.Maker(_flow_id(request, key), tenant_of(request), request_id_of(request), ctx.config.model_aliases)
+    make = flow_view.Maker(
+        _flow_id(request, key),
+        tenant_of(request),
+        request_id_of(request),
+        ctx.config.model_aliases,
+        lambda spec: granted(request, spec),
+    )
     flow = made(raw, make)
     flow = msgspec.structs.replace(flow, reply={**flow.reply, "fingerprint": print_})
     detached = "respond-async" in request.headers.get("prefer", "")

@@ -1,7 +1,7 @@
 """Flows made of native bodies, and shown in the ancestor's shapes; pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -9,7 +9,7 @@ import msgspec
 from api.models import of_backend
 from api.native.translate import to_spec
 from api.native.wire import ChainBody, CompareBody, LaneResult, ParallelBody, PromptBody, StepBody, answer, known
-from shared.errors import InvalidRequest, UnsupportedParameter
+from shared.errors import InvalidRequest, PermissionDenied, UnsupportedParameter
 from shared.flow import Flow, FlowRecord, unknown_names
 from shared.run import Failure, RunSpec
 
@@ -22,14 +22,22 @@ _SESSION = re.compile(r"\{\{\s*session\s*\}\}").search
 class Maker:
     """Makes the runs of a flow, all of one tenant and one request."""
 
-    def __init__(self, flow_id: str, tenant: str, request_id: str, aliases: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        flow_id: str,
+        tenant: str,
+        request_id: str,
+        aliases: Mapping[str, str],
+        grant: Callable[[RunSpec], RunSpec] = lambda spec: spec,
+    ) -> None:
         self.flow_id = flow_id
         self.tenant = tenant
         self._request_id = request_id
         self._aliases = aliases
+        self._grant = grant
 
     def spec(self, body: PromptBody, lane: int, where: str, *, dry_run: bool, workspace: str | None = None) -> RunSpec:
-        """Raises: InvalidRequest, its field below `where`."""
+        """Raises: InvalidRequest, PermissionDenied, the field below `where`."""
         body.ephemeral = True
         body.dry_run = body.dry_run or dry_run
         try:
@@ -41,8 +49,12 @@ class Maker:
                 tenant=self.tenant,
                 request_id=self._request_id,
             )
+            spec = self._grant(spec)
         except InvalidRequest as error:
             raise below(error, where) from error
+        except PermissionDenied as error:
+            field = f"{where}.{error.details.get('field', '')}".rstrip(".")
+            raise PermissionDenied(f"{where}: {error.message}", details={**error.details, "field": field}) from error
         return msgspec.structs.replace(spec, flow_id=self.flow_id, lane=lane, workspace=workspace)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from litestar import Response, Router, delete, get, post
 
 from api.context import context_of
-from api.exchange import Req, found, json, request_id_of, resumed, tenant_of
+from api.exchange import Req, found, granted, json, may_use, request_id_of, resumed, tenant_of
 from api.models import of_backend
 from api.native import fleet_routes, flow_routes, session_routes
 from api.native.answering import answered
@@ -30,6 +30,7 @@ async def create_prompt(request: Req) -> Response[Any]:
         tenant=tenant_of(request),
         request_id=request_id_of(request),
     )
+    spec = granted(request, spec)
     return await answered(request, spec, endpoint="prompt", body=raw, output_format=body.output_format)
 
 
@@ -76,7 +77,8 @@ async def cancel_run(request: Req, run_id: str) -> Response[bytes]:
 @get("/backends")
 async def list_backends(request: Req) -> Response[bytes]:
     ctx = context_of(request)
-    shown = {"backends": ctx.backends_of(await ctx.dispatch.fleet())}
+    offered = ctx.backends_of(await ctx.dispatch.fleet())
+    shown = {"backends": [one for one in offered if may_use(request, one["name"])]}
     return json(shown)
 
 

@@ -7,7 +7,7 @@ import msgspec
 from litestar import Response, delete, get, post
 
 from api.context import context_of
-from api.exchange import Req, json, request_id_of, tenant_of
+from api.exchange import Req, granted, json, request_id_of, tenant_of
 from api.models import of_backend
 from api.native.answering import answered
 from api.native.requests import number
@@ -73,6 +73,7 @@ async def resume_session(request: Req, session_id: str) -> Response[Any]:
     )
     if spec.dry_run:  # it is no turn, but shows the command line of one
         spec = msgspec.structs.replace(spec, resume=session.cli_id, prior_usage=session.usage)
+    spec = granted(request, spec)
     refuse = ctx.config.session.refuse_busy
     return await answered(
         request,

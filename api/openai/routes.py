@@ -67,14 +67,14 @@ def _chat_body(data: dict[str, Any]) -> ChatBody:
 
 @get("/models")
 async def list_models(request: Req) -> Response[bytes]:
-    found = await compat.model_names(context_of(request))
+    found = await compat.model_names(request)
     return json({"object": "list", "data": [_model(name) for name in found]})
 
 
 @get("/models/{name:path}")
 async def get_model(request: Req, name: str) -> Response[bytes]:
     name = name.lstrip("/")
-    if name not in await compat.model_names(context_of(request)):
+    if name not in await compat.model_names(request):
         raise ModelNotFound(f"there is no model {name!r}; GET /openai/v1/models lists those that there are")
     return json(_model(name))
 

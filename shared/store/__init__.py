@@ -18,6 +18,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_events: int = 10_000
     max_flow_events: int = 200_000
     session_s: float = 30 * 86400.0
+    usage_s: float = 400 * 86400.0
 
 
 def create_scripts(redis: Redis, limits: Limits) -> Scripts:
@@ -28,6 +29,7 @@ def create_scripts(redis: Redis, limits: Limits) -> Scripts:
             "LEASE_MS": str(int(limits.lease_s * 1000)),
             "RETENTION_MS": str(int(limits.retention_s * 1000)),
             "SESSION_MS": str(int(limits.session_s * 1000)),
+            "USAGE_MS": str(int(limits.usage_s * 1000)),
             "MAX_EVENTS": str(limits.max_events),
             "MAX_FLOW_EVENTS": str(limits.max_flow_events),
             "TEMPLATE": queue.TEMPLATE,

@@ -9,7 +9,7 @@ from shared import names
 from shared.flow import FAILED_FAST, Flow, FlowRecord, FlowStatus, needed
 from shared.redis import Arg, Command, Scripts, text, texts
 from shared.run import Failure, Outcome, RunSpec
-from shared.store.runs import Depth, Runs, queue_full
+from shared.store.runs import Depth, Runs, about, queue_full
 
 _encode = msgspec.json.Encoder().encode
 _flow = msgspec.json.Decoder(Flow)
@@ -31,7 +31,7 @@ class Flows:
         fast = flow.fail_fast and flow.kind != "chain"
         args += [len(begun), _encode(FAILED_FAST) if fast else "", flow.kind, len(flow.lanes), depth.of_tenant]
         for spec, queue in begun:
-            args += [spec.id, queue, _encode(spec), spec.priority, spec.retry, spec.lane]
+            args += [spec.id, queue, _encode(spec), spec.priority, spec.retry, spec.lane, about(spec)]
         reply = await self._scripts("submit_flow", *args)
         if text(reply[0]) == "full":
             raise queue_full(reply)
@@ -49,6 +49,7 @@ class Flows:
             spec.priority,
             spec.retry,
             spec.lane,
+            about(spec),
         )
 
     async def close(self, flow_id: str, lanes: Mapping[int, Failure]) -> None:

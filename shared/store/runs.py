@@ -101,6 +101,11 @@ _AGAIN: tuple[str, ...] = (
 _AGAIN += ("session_host_unavailable", "store_unavailable")
 
 
+def about(spec: RunSpec) -> str:
+    """What the scripts must know of a run's caller, as `create` in lib.lua takes it."""
+    return f"{spec.key or ''}\n{spec.key_window or ''}\n{spec.model or ''}"
+
+
 def last_event(spec: RunSpec, outcome: Outcome) -> bytes:
     """The event that ends a run, its sequence left to the store."""
     content: event.Content
@@ -186,6 +191,7 @@ class Runs:
             "" if opening is None else _encode(opening),
             int(must_be_free),
             depth.of_tenant,
+            about(spec),
         )
         return reply
 

@@ -204,6 +204,7 @@ def test_the_home_holds_the_file(tmp_path):
         {"CLINVK_API_KEYS": ""},
         {"CLINVK_API_KEYS": " , "},
         {"CLINVK_API_KEY": ""},
+        {"CLINVK_API_KEYS": '[{"key": "k", "name": "n"}]'},
         {"CLINVK_SERVER__API_KEYS_FILE": "/nonexistent/keys"},
         {"CLINVK_SERVER__API_KEYS_FILE": "/dev/null"},
         {"CLINVK_SERVER__API_KEYS": "['']"},

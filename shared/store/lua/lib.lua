@@ -7,6 +7,8 @@ local RETENTION_MS = @RETENTION_MS@
 local MAX_EVENTS = @MAX_EVENTS@
 local MAX_FLOW_EVENTS = @MAX_FLOW_EVENTS@
 local SESSION_MS = @SESSION_MS@
+local USAGE_MS = @USAGE_MS@
+local USAGE_KINDS = 500  -- of key, backend and model of a tenant on a day; model names are the callers' words
 local LONGEST_RUN_MS = 7 * 86400000  -- for the lists of runs; a record lives on in any case
 local TEMPLATE = [==[@TEMPLATE@]==]
 
@@ -241,14 +243,32 @@ local function advance(group, now)
   end
 end
 
--- A new run, in line: its group's, if it has one.
-local function create(id, tenant, queue, spec, priority, retry, now, group, lane)
+-- Whose line and window a run stands in: its tenant's, or its key's where that has a window of its own. And that window.
+local function holder(tenant, about)
+  local key, window = string.match(about or '', '^([^\n]*)\n(%d*)\n')
+  if window and window ~= '' then return key, window end
+  return tenant, ''
+end
+
+-- A new run, in line: its group's, if it has one. `about` is the API key's id, the size of the key's own window ('' for
+-- none) and the model asked for, a line each. A key with a window stands in the lines and windows of tenants as one more
+-- tenant does: that is the field `tenant`; whose the run is, where that is another, is the field `owner`.
+local function create(id, tenant, queue, spec, priority, retry, now, group, lane, about)
   local run = P .. 'run:' .. id
   redis.call('HSET', run, 'spec', spec, 'tenant', tenant, 'queue', queue, 'status', 'waiting', 'created', int(now),
-    'priority', priority, 'retry', retry, 'seq', 0, 'attempt', 0)
+    'priority', priority, 'retry', retry, 'seq', 0, 'attempt', 0, 'about', about)
+  redis.call('ZADD', P .. 'tenants', int(now), tenant)
   redis.call('ZADD', P .. 'runs:' .. tenant, int(now), id)
   redis.call('ZREMRANGEBYSCORE', P .. 'runs:' .. tenant, 0, int(now - RETENTION_MS - LONGEST_RUN_MS))
   redis.call('PEXPIRE', P .. 'runs:' .. tenant, int(RETENTION_MS + LONGEST_RUN_MS))
+  local own, window = holder(tenant, about)
+  if window ~= '' then
+    redis.call('HSET', P .. 'limits', own, window)
+    redis.call('HSET', run, 'tenant', own, 'owner', tenant)
+    tenant = own
+  elseif string.sub(about, 1, #tenant + 1) == tenant .. '\n' then  -- its window has been taken away
+    redis.call('HDEL', P .. 'limits', tenant)
+  end
   if group == '' then
     stand_in_line(id, queue, tenant, priority, now)
     release(queue, now)
@@ -367,13 +387,38 @@ local function add_chore(host, chore)
   redis.call('PEXPIRE', P .. 'chores:' .. host, SESSION_MS)
 end
 
+-- Runs, tokens, cost and time by day, for those who pay: a hash a tenant, its fields measure|key|backend|model.
+local function charge(tenant, about, queue, status, outcome, started, now)
+  local key, model = string.match(about or '', '^([^\n]*)\n[^\n]*\n(.*)$')
+  model = string.match(outcome, '"model":"([^"]*)"') or model or ''
+  if model == '' then model = 'default' end
+  model = string.sub(string.gsub(model, '[%c\\]', '_'), 1, 100)
+  local day = P .. 'usage:' .. int(math.floor(now / 86400000))
+  local name, what = day .. ':' .. tenant, '|' .. (key or '') .. '|' .. string.match(queue, '^[^@]+') .. '|'
+  if redis.call('HEXISTS', name, 'took_ms' .. what .. model) == 0 then
+    if redis.call('HLEN', name) >= USAGE_KINDS * 4 then model = '(other)' end
+    redis.call('SADD', day, tenant)
+    redis.call('PEXPIRE', day, USAGE_MS)
+  end
+  redis.call('HINCRBY', name, status .. what .. model, 1)
+  redis.call('HINCRBY', name, 'took_ms' .. what .. model, int(started and math.max(now - tonumber(started), 0) or 0))
+  for _, kind in ipairs({ 'input', 'output', 'cached', 'reasoning' }) do
+    local tokens = string.match(outcome, '"' .. kind .. '_tokens":(%d+)')
+    if tokens and tokens ~= '0' then redis.call('HINCRBY', name, kind .. '_tokens' .. what .. model, tokens) end
+  end
+  local cost = tonumber(string.match(outcome, '"cost_usd":([%d.eE+-]+)') or '')
+  if cost then redis.call('HINCRBY', name, 'cost_microusd' .. what .. model, int(cost * 1e6)) end
+  redis.call('PEXPIRE', name, USAGE_MS)
+end
+
 -- The one way in which a run ends. `event` is its last; its sequence is filled in here. A flow whose run has ended is
 -- due to be carried on; who ends a run does so, and the sweep where that one died.
 local function finish(id, status, outcome, event, now)
   local run = P .. 'run:' .. id
-  local was = redis.call('HMGET', run, 'status', 'queue', 'tenant', 'group', 'lane', 'created', 'started')
+  local was = redis.call('HMGET', run, 'status', 'queue', 'tenant', 'group', 'lane', 'created', 'started', 'owner', 'about')
   local group = was[4]
   count(was[2], status, outcome, was[6], was[7], now)
+  charge(was[8] or was[3], was[9], was[2], status, outcome, was[7], now)
   local seq = redis.call('HINCRBY', run, 'seq', 1)
   event = string.gsub(event, '"sequence":0,', '"sequence":' .. seq .. ',', 1)
   close_log(id, seq, status, outcome, event, now, MAX_EVENTS)

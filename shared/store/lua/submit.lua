@@ -1,6 +1,7 @@
 -- id, tenant, queue, spec, api ('' for detached), priority, retry, max_depth, patience_ms (0 for none),
 -- same ('' or the name of what makes two requests one), kind (key | body), print, try, joinable codes (',a,b,'),
--- session ('' for none), session as JSON ('' for one that is there), whether it must be free (0 | 1), max_depth_per_tenant
+-- session ('' for none), session as JSON ('' for one that is there), whether it must be free (0 | 1), max_depth_per_tenant,
+-- what `create` takes as `about`
 -- -> {status, id} | {'none'} (no queue was given, and there is nothing to join) | {'full', …} (see lib.lua) | {'differs'} | {'busy'} | {'gone'} ; another id: that run was joined
 -- Record, follower, place in line and, where there is room, the Celery message: one step. Safe to repeat.
 local id, tenant, queue, spec, api, priority, retry = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
@@ -50,7 +51,7 @@ elseif same ~= '' and try > 0 then
 end
 
 if queue == '' then return { 'none' } end
-local no_room = full(tenant, 1, tonumber(ARGV[8]), tonumber(ARGV[18]))
+local no_room = full(holder(tenant, ARGV[19]), 1, tonumber(ARGV[8]), tonumber(ARGV[18]))
 if no_room then return no_room end
 local now = now_ms()
 local session = ARGV[15]
@@ -83,5 +84,5 @@ elseif same ~= '' then
   redis.call('LTRIM', P .. 'same:' .. same, 0, 19)
   redis.call('PEXPIRE', P .. 'same:' .. same, 3600000)
 end
-create(id, tenant, queue, spec, priority, retry, now, session, 0)
+create(id, tenant, queue, spec, priority, retry, now, session, 0, ARGV[19])
 return { redis.call('HGET', run, 'status'), id }
