@@ -232,8 +232,9 @@ def send(seen: Seen, sig: int) -> bool:
         os.close(fd)
 
 
-def kill(found: Collection[Seen]) -> None:
-    """SIGKILL for each and for its process group, which takes at once those that fork faster than one can look.
+def kill(found: Collection[Seen], *, beside: int = 0) -> None:
+    """SIGKILL for each and for its process group, which takes at once those that fork faster than one can look, but not
+    for the group that is `beside` them: that of a process that goes on.
 
     All are stopped first, so that none sees another's end and starts it anew.
     """
@@ -243,7 +244,7 @@ def kill(found: Collection[Seen]) -> None:
             send(seen, signal.SIGSTOP)
     for seen in found:
         # A group never reaches beyond its session, and a run's session is never ours.
-        if send(seen, signal.SIGKILL) and seen.session != mine and seen.group > 1:
+        if send(seen, signal.SIGKILL) and seen.session != mine and seen.group > 1 and seen.group != beside:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(seen.group, signal.SIGKILL)
 

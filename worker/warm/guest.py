@@ -94,7 +94,7 @@ class Guest(Course):
                 async with asyncio.timeout(limit_s):
                     await self.interrupt(limit_s)
                     if fast:
-                        self._kill()
+                        self._kill(self._look())
                     await self.strand.ended()
             except (TimeoutError, Gone, Refused) as error:
                 self._give_up(
@@ -134,10 +134,9 @@ class Guest(Course):
         host = None if process is None else process.pid
         return leavings.look(host, self.resident.mark.tag, self.resident.own, self._mark, self._folders)
 
-    def _kill(self) -> list[tree.Seen]:
-        found = self._look().mine
-        tree.kill(found)
-        return found
+    def _kill(self, found: leavings.Found) -> None:
+        process = self.resident.process
+        tree.kill(found.mine, beside=0 if process is None else process.pid)
 
     async def _sweep(self) -> None:
         """Ends what the run left running; what cannot be told from another run's ends with the process."""
@@ -149,7 +148,7 @@ class Guest(Course):
             found = self._look()
             if not found.mine and found.believable:
                 break
-            tree.kill(found.mine)
+            self._kill(found)
             if time.monotonic() > deadline:
                 _log.error("run %s: still there after SIGKILL: %s", self.run_id, [seen.pid for seen in found.mine])
                 break

@@ -123,6 +123,7 @@ class Resident:
             self.process, self.mark = process, process.mark
             async with process:
                 exit = await self._serve(process)
+            self.detail = self.detail or exit.stderr.strip()[-300:]
         except (ClinvkError, OSError) as error:
             self.condemn("start", str(error))
         finally:
@@ -143,7 +144,7 @@ class Resident:
             if reading.done():
                 error = reading.exception()
                 if error is None:
-                    self.condemn("crashed")
+                    self.condemn("start" if self.state is State.STARTING else "crashed")
                 elif isinstance(error, Gone):
                     self.condemn("hung", str(error))
                 else:
