@@ -14,6 +14,7 @@ from tests.process import scripts
 from tests.process.conftest import Pids
 from tests.process.warm import World, cause, host_of, text
 from tests.servers import RedisServer
+from worker import tree
 from worker.warm import codex, guest
 from worker.warm import pool as pool_module
 
@@ -300,11 +301,13 @@ def test_a_cancelled_run_leaves_no_process_and_its_neighbours_keep_theirs(on_war
 
     async def test(world: World) -> None:
         await world.heat()
+        host = host_of(await world.run())
         mine, ending = await world.begin(f"tool {stay} read x < {fifo}; {far} wait")
         other, neighbour = await world.begin(f"tool {scripts.tool('other', pids.file)} wait")
-        await asyncio.to_thread(pids.expect, "stay", "other")
-        await world.speaking(mine)
-        await asyncio.to_thread(fifo.write_text, "go\n")  # it is known by now, whatever it does
+        known, _ = await asyncio.to_thread(pids.expect, "stay", "other")
+        while tree.tag_of(known) == tree.tag_of(host):  # as at first, when it has just been started
+            await asyncio.sleep(0.005)
+        await asyncio.to_thread(fifo.write_text, "go\n")
         found = await asyncio.to_thread(pids.expect, "stay", "far", "other")
         world.cancel(mine)
 

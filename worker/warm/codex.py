@@ -71,7 +71,7 @@ class _Connection(Rpc):
             if told.turn is not None:
                 guest.turned(told.thread_id, told.turn.id, begun=method == "turn/started", status=told.turn.status)
             elif told.item is not None and told.item.type == "commandExecution":
-                guest.claim()
+                guest.claim_soon()
 
 
 class CodexDriver(Driver):

@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 
 _FAST_S = 0.4  # with what follows below the second in which a run whose lease is lost must be dead
 _INTERRUPT_S = 3.0
+_CLAIMS_S = (0.0, 0.01, 0.05, 0.25, 1.0)  # after word of a tool
 _GONE_WITHIN_S = 3.0
 _SWEEP_S = 3.0
 
@@ -30,7 +31,7 @@ class Guest(Course):
     nothing of another run has its working directory.
 
     The driver calls `strand.end(Exit(code=0))` when the CLI has said that the run is done, code 1 where it has failed,
-    and `claim` when the CLI has started something for it.
+    and `claim_soon` when it says that it starts something.
     """
 
     def __init__(self, resident: Resident, run_id: str, folders: tuple[str, ...]) -> None:
@@ -40,6 +41,7 @@ class Guest(Course):
         self._mark = tree.new_mark(run_id, this_warden())
         self._folders = folders
         self._begun = self._closed = False
+        self._timers: list[asyncio.TimerHandle] = []
         resident.take()
 
     # -- the driver's
@@ -105,6 +107,13 @@ class Guest(Course):
                         await self.resident.gone()
                 self.strand.end(Exit(code=-9))
 
+    def claim_soon(self) -> None:
+        """For a driver that hears of a tool: its process may only be about to start."""
+        loop = asyncio.get_running_loop()
+        for timer in self._timers:
+            timer.cancel()
+        self._timers = [loop.call_later(after_s, self.claim) for after_s in _CLAIMS_S]
+
     def claim(self) -> None:
         """What the CLI has started for this run is known for it from now on, whatever it does."""
         process = self.resident.process
@@ -115,6 +124,8 @@ class Guest(Course):
         self.resident.condemn("hung", why)
 
     async def _finish(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
         try:
             if self._begun and self.strand.exit is None:
                 await self.end(grace_s=0, fast=True)
