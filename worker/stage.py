@@ -163,10 +163,10 @@ def lay_out(launch: Launch) -> None:
     """Raises: BackendUnavailable where the disk is full, or a file cannot be read or written."""
     try:
         for path, content in launch.files.items():
-            _write(Path(path), content)
+            write(Path(path), content)
         for target, source in launch.copies.items():
             if Path(source).is_file():
-                _write(Path(target), Path(source).read_bytes())
+                write(Path(target), Path(source).read_bytes())
     except OSError as error:
         raise BackendUnavailable(
             f"cannot lay out the run's files on this host: {error.strerror}", retry_after_s=30
@@ -188,7 +188,7 @@ def _is_direct(folder: Path) -> bool:
     return os.path.realpath(folder) == str(folder)
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not _is_direct(path.parent):
         raise OSError(errno.ELOOP, "a directory of the session has been replaced by a link")

@@ -18,8 +18,9 @@ from worker.backends.options import extra, lacking, resolve
 from worker.backends.turns import NOTHING, content, document, is_text
 
 _APPROVAL = {"": "default", "default": "default", "auto": "auto_edit", "none": "yolo", "always": "default"}
-_MODEL = "gemini-2.5-pro"  # without a name it asks another model which one to take, at every run
-_LOGIN = ("oauth_creds.json", "google_accounts.json", "installation_id")
+MODEL = "gemini-2.5-pro"  # without a name it asks another model which one to take, at every run
+_NO_SESSION = "00000000-0000-4000-8000-000000000000"  # with its flag it gives another
+LOGIN = ("oauth_creds.json", "google_accounts.json", "installation_id")
 
 
 class Gemini(Backend):
@@ -45,7 +46,7 @@ class Gemini(Backend):
         # In its default mode only tools that read are registered.
         approval = "default" if options.sandbox == "read-only" else _APPROVAL[options.approval]
         argv = [*settings.command, "-o", "stream-json", "--skip-trust", "--approval-mode", approval]
-        argv += ["-m", options.model or _MODEL]
+        argv += ["-m", options.model or MODEL]
         for folder in place.add_dirs:
             argv += ["--include-directories", folder]
         files = {}
@@ -57,11 +58,16 @@ class Gemini(Backend):
             argv += ["--resume", spec.resume]
         elif spec.history or spec.attachments:
             path = f"{place.scratch}/session.json"
-            files[path] = _earlier(spec)
+            files[path] = session_file(spec, _NO_SESSION)
             argv += ["--session-file", path]
         argv += [*settings.extra_flags, *extra(spec, settings, able.extra)]
         own = f"{place.own_home}/.gemini"
-        files[f"{own}/settings.json"] = json.dumps(_settings(env, settings, options.max_turns)).encode()
+        made = own_settings(env)
+        if options.max_turns:
+            made["model"] = {"maxSessionTurns": options.max_turns}
+        if settings.allowed_tools:
+            made["tools"] = {"allowed": list(settings.allowed_tools)}
+        files[f"{own}/settings.json"] = json.dumps(made).encode()
         env |= {
             "HOME": place.own_home,
             "GEMINI_CLI_NO_RELAUNCH": "1",
@@ -78,7 +84,7 @@ class Gemini(Backend):
             cwd=place.cwd,
             stdin=spec.prompt.encode("utf-8", "replace"),
             files=files,
-            copies={f"{own}/{name}": f"{place.home}/.gemini/{name}" for name in _LOGIN},
+            copies={f"{own}/{name}": f"{place.home}/.gemini/{name}" for name in LOGIN},
             stdout="file",
             not_enforced=lacking(options, able),
         )
@@ -87,7 +93,7 @@ class Gemini(Backend):
         return _Parser()
 
 
-def _earlier(spec: RunSpec) -> bytes:
+def session_file(spec: RunSpec, session_id: str, project_hash: str = "") -> bytes:
     """The history as a session file of the CLI. It joins a last turn of the user's with the prompt: so the prompt's
     attachments come to it."""
     at = "2026-01-01T00:00:00.000Z"
@@ -103,7 +109,7 @@ def _earlier(spec: RunSpec) -> bytes:
         }
         for index, turn in enumerate(turns)
     ]
-    made = {"sessionId": "00000000-0000-4000-8000-000000000000", "projectHash": "", "startTime": at, "lastUpdated": at}
+    made = {"sessionId": session_id, "projectHash": project_hash, "startTime": at, "lastUpdated": at}
     return json.dumps({**made, "messages": messages}).encode()
 
 
@@ -123,22 +129,18 @@ def _parts(turn: Turn) -> list[dict[str, Any]]:
     return parts
 
 
-def _settings(env: Mapping[str, str], settings: Settings, max_turns: int | None) -> dict[str, Any]:
+def own_settings(env: Mapping[str, str]) -> dict[str, Any]:
+    """What its HOME says for every run."""
     if "GEMINI_API_KEY" in env:
         auth = "gemini-api-key"
     else:
         auth = "vertex-ai" if "GOOGLE_GENAI_USE_VERTEXAI" in env or "GOOGLE_API_KEY" in env else "oauth-personal"
-    made: dict[str, Any] = {
+    return {
         "security": {"auth": {"selectedType": auth}},
         "general": {"maxAttempts": 2, "enableAutoUpdate": False, "enableAutoUpdateNotification": False},
         "privacy": {"usageStatisticsEnabled": False},
         "telemetry": {"enabled": False},
     }
-    if max_turns:
-        made["model"] = {"maxSessionTurns": max_turns}
-    if settings.allowed_tools:
-        made["tools"] = {"allowed": list(settings.allowed_tools)}
-    return made
 
 
 class _Parser(Parser):

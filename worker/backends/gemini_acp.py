@@ -6,6 +6,7 @@ commands are in no way offered: what they leave running could not be told from a
 """
 
 import hashlib
+import json
 import re
 import uuid
 from collections.abc import Collection, Mapping
@@ -16,8 +17,9 @@ import msgspec
 from shared.event import Content, Init, Thinking, TokenUsage, ToolResult, ToolUse
 from shared.run import Failure, Outcome, RunSpec, Usage
 from worker.backends.answer import Answer
-from worker.backends.base import Exit, Parser, Settings
+from worker.backends.base import Exit, Launch, Parser, Place, Settings
 from worker.backends.causes import classify, ended
+from worker.backends.gemini import LOGIN, MODEL, own_settings, session_file
 from worker.backends.gemini_text import Again
 from worker.backends.lines import Lines, number, part, parts, text
 from worker.backends.options import Options
@@ -32,6 +34,7 @@ RECORD = "clinvk/record"
 _SHELL = ("run_shell_command", "list_background_processes", "read_background_output", "activate_skill")
 _ASKING = ("write_file", "replace", "web_fetch")  # one process a run does not offer them in its default mode
 _PLANNING = ("enter_plan_mode",)  # it asks, and says the change of mode in the middle of the answer
+_RUNS_OWN = ("HOME", "TMPDIR", "TRACEPARENT", "TRACESTATE")
 _LARGE = 4 << 20  # one process a run takes 8 MiB; a resident's loop is everybody's
 _COMMAND = re.compile(r"[\s\ufeff]*[/$]")
 _TOOL_ID = re.compile(r"(.+)__\1_\d+_\d+", re.DOTALL)
@@ -74,6 +77,57 @@ def reason_against(spec: RunSpec, options: Options, settings: Settings) -> str |
     return "command" if _COMMAND.match(said) else None
 
 
+class Fixed(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a resident is started with."""
+
+    way: Way
+    command: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    home: str  # the operator's
+
+
+def fixed(way: Way, settings: Settings, place: Place, base_env: Mapping[str, str]) -> Fixed:
+    """`place` and `base_env` are a run's; nothing that is the run's own is kept of them."""
+    env = {**base_env, **settings.env}
+    return Fixed(
+        way=way,
+        command=settings.command,
+        env=tuple(sorted((name, value) for name, value in env.items() if name not in _RUNS_OWN)),
+        home=place.home,
+    )
+
+
+def system_file(scratch: str) -> str:
+    return f"{scratch}/system.md"
+
+
+def launch(fixed: Fixed, place: Place) -> Launch:
+    """`place` is the resident's own."""
+    env = dict(fixed.env)
+    own = f"{place.own_home}/.gemini"
+    made = own_settings(env) | {"tools": {"exclude": list(fixed.way.excluded)}}
+    files = {f"{own}/settings.json": json.dumps(made).encode()}
+    env |= {
+        "HOME": place.own_home,
+        "TMPDIR": f"{place.scratch}/tmp",
+        "GEMINI_CLI_NO_RELAUNCH": "1",
+        "GEMINI_CLI_TRUST_WORKSPACE": "true",
+        "NO_COLOR": "1",
+    }
+    if fixed.way.system:
+        path = system_file(place.scratch)
+        files[path] = b"-"  # it wants one at its start, too
+        env["GEMINI_SYSTEM_MD"] = path
+    return Launch(
+        argv=(*fixed.command, "--acp", "--skip-trust", "-m", MODEL),
+        env=env,
+        cwd=place.cwd,
+        stdin=b"",
+        files=files,
+        copies={f"{own}/{name}": f"{fixed.home}/.gemini/{name}" for name in LOGIN},
+    )
+
+
 def _size(spec: RunSpec) -> int:
     turns = sum(len(turn.text) + sum(len(a.data) for a in turn.attachments) for turn in spec.history)
     return turns + len(spec.prompt) + sum(len(a.data) for a in spec.attachments)
@@ -98,14 +152,32 @@ def prompt(spec: RunSpec) -> list[dict[str, Any]]:
     return [*blocks, {"type": "text", "text": said}]
 
 
-def session_id(spec: RunSpec) -> str:
-    """Of a session that begins with history: its file names it."""
-    return str(uuid.uuid5(uuid.NAMESPACE_OID, spec.id))
+def earlier(spec: RunSpec, cwd: str) -> tuple[str, bytes] | None:
+    """A session that holds the history, to be loaded: its id and its file. Raises: InvalidRequest."""
+    if not spec.history:
+        return None
+    id = str(uuid.uuid5(uuid.NAMESPACE_OID, spec.id))
+    # It goes on writing in the file, and takes none up again that does not say whose it is.
+    return id, session_file(msgspec.structs.replace(spec, attachments=()), id, _hash(cwd))
+
+
+def chat_file(id: str) -> str:
+    """A name under which a session is found and that no session made today has: it would write into that one."""
+    return f"session-2000-01-01T00-00-{id[:8]}.json"
+
+
+def told_again(data: bytes) -> int:
+    """How many messages it says again when it loads such a file."""
+    return len(parts(part(msgspec.json.decode(data), "messages")))
 
 
 def project(cwd: str) -> str:
     """The name under which it keeps what belongs to a directory; one that it takes where a marker says so."""
-    return "p-" + hashlib.sha256(cwd.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    return "p-" + _hash(cwd)[:24]
+
+
+def _hash(cwd: str) -> str:
+    return hashlib.sha256(cwd.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def permission(request: Mapping[str, Any]) -> dict[str, Any]:

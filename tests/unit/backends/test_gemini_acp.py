@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from shared.event import Content, Init, Message, Progress, Thinking, TokenUsage,
 from shared.run import Attachment, Outcome, RunSpec, Turn, Usage
 from worker.backends import BACKENDS
 from worker.backends import gemini_acp as acp
-from worker.backends.base import Exit, Settings
+from worker.backends.base import Exit, Place, Settings
 from worker.backends.options import resolve
 
 _ROOT = Path(__file__).parents[2] / "transcripts" / "gemini-acp"
@@ -331,7 +332,43 @@ def test_an_attachment_that_is_no_base64_is_refused():
 def test_a_session_with_history_and_a_project_have_names_that_the_cli_takes():
     spec = made(history=(Turn(role="user", text="q"), Turn(role="assistant", text="a")))
 
-    assert len(acp.session_id(spec)) == 36
-    assert acp.session_id(spec) != acp.session_id(made(id="run_2"))
+    (id, file), other = acp.earlier(spec, "/a"), acp.earlier(msgspec.structs.replace(spec, id="run_2"), "/a")
+
+    assert acp.earlier(made(), "/a") is None
+    assert len(id) == 36
+    assert other
+    assert other[0] != id
+    assert json.loads(file)["sessionId"] == id
+    assert json.loads(file)["projectHash"]
+    assert acp.told_again(file) == 2
     assert acp.project("/a/b").replace("-", "").isalnum()
     assert acp.project("/a/b") != acp.project("/a/c")
+
+
+PLACE = Place(cwd="/w/cwd", scratch="/w/s", home="/root", own_home="/w/home")
+
+
+def test_a_resident_starts_with_nothing_of_the_run_that_it_is_started_for():
+    configured = Settings(command=("/bin/gemini",), env={"B": "2"})
+    run = Place(cwd="/r/cwd", scratch="/r/s", home="/root", own_home="/r/home")
+    fixed = acp.fixed(way(), configured, run, {"HOME": "/root", "TMPDIR": "/r/s/tmp", "GEMINI_API_KEY": "k"})
+
+    launch = acp.launch(fixed, PLACE)
+
+    assert hash(fixed) == hash(acp.fixed(way(), configured, PLACE, {"TMPDIR": "/x", "GEMINI_API_KEY": "k"}))
+    assert "/r/" not in repr(launch)
+    assert launch.argv[:2] == ("/bin/gemini", "--acp")
+    assert (launch.env["B"], launch.env["HOME"], launch.env["TMPDIR"]) == ("2", "/w/home", "/w/s/tmp")
+    assert set(launch.copies.values()) >= {"/root/.gemini/oauth_creds.json"}
+    made = json.loads(launch.files["/w/home/.gemini/settings.json"])
+    assert made["security"]["auth"]["selectedType"] == "gemini-api-key"
+    assert set(made["tools"]["exclude"]) == set(way().excluded)
+    assert "GEMINI_SYSTEM_MD" not in launch.env
+
+
+def test_a_resident_for_system_prompts_has_a_file_for_them():
+    kind = way(system_prompt="SECRET")
+    launch = acp.launch(acp.fixed(kind, Settings(command=("/g",)), PLACE, {}), PLACE)
+
+    assert launch.env["GEMINI_SYSTEM_MD"] in launch.files
+    assert "SECRET" not in repr(launch)

@@ -1,0 +1,232 @@
+"""Gemini's warm way: a resident `gemini --acp`, a session of it for each run.
+
+Sessions are made one at a time (its lock stalls them otherwise) and never closed, since it cannot: it is replaced after
+some fifty. No tool of it runs commands, and what asks is denied.
+"""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from worker.backends import gemini_acp as acp
+from worker.backends.base import Exit, Launch, Parser, Place
+from worker.backends.gemini import MODEL
+from worker.backends.options import resolve
+from worker.course import Course
+from worker.process import Process
+from worker.stage import Prepared
+from worker.warm import gemini_home
+from worker.warm.driver import Cold, Driver, Plan
+from worker.warm.gemini_home import Home
+from worker.warm.guest import Guest
+from worker.warm.rpc import Refused, Rpc
+from worker.warm.wire import Gone, Strand, Wire
+
+if TYPE_CHECKING:
+    from worker.warm.resident import Resident
+
+_log = logging.getLogger(__name__)
+
+_CALL_S = 10.0
+_TURN_S = 7 * 24 * 3600.0  # the run's own limits end it
+_TOLD_S = 10.0  # until it has said a history again
+_NO_LOGIN = (-32000, 401, 403)
+
+
+class _What(msgspec.Struct, frozen=True):
+    way: acp.Way
+    model: str
+    system_prompt: str | None
+
+
+class Acp(Rpc):
+    def __init__(self, process: Process) -> None:
+        super().__init__(process, strand_name="sessionId", marked=True)
+        self.making = asyncio.Lock()
+        self.home: Home | None = None
+
+
+class GeminiDriver(Driver):
+    name = "gemini"
+    least = acp.LEAST_VERSION
+    at_once = 16
+    recycle_after = 50
+    max_rss_mb = 700
+
+    def plan(self, prepared: Prepared) -> Plan | Cold:
+        settings, place = prepared.settings, prepared.place
+        options = resolve(prepared.spec, settings, prepared.backend.capabilities(as_root=settings.as_root))
+        if reason := acp.reason_against(prepared.spec, options, settings):
+            return Cold(reason)
+        if gemini_home.configured(place.cwd, place.scratch):
+            return Cold("workdir")
+        way = acp.way(options)
+        fixed = acp.fixed(way, settings, place, prepared.env)
+        return Plan(fixed=fixed, what=_What(way, options.model or MODEL, options.system_prompt))
+
+    def launch(self, fixed: acp.Fixed, place: Place) -> Launch:
+        return acp.launch(fixed, place)
+
+    def connect(self, process: Process) -> Wire:
+        return Acp(process)
+
+    async def greet(self, resident: "Resident") -> None:
+        wire = _wire(resident)
+        wire.home = Home(resident.place.own_home, resident.place.scratch)
+        none = {"fs": {"readTextFile": False, "writeTextFile": False}, "terminal": False}
+        reply = await wire.call(
+            "initialize", {"protocolVersion": 1, "clientCapabilities": none}, limit_s=self.start_within_s
+        )
+        version = reply.result.get("protocolVersion") if isinstance(reply.result, dict) else None
+        if version != 1:
+            raise Gone(f"it speaks version {version!r} of the protocol, not 1")
+
+    async def open(self, resident: "Resident", plan: Plan, prepared: Prepared) -> tuple[Course, Parser]:
+        session = _Session(resident, prepared, plan.what)
+        try:
+            await session.open()
+        except BaseException:
+            await session.close()
+            raise
+        return session, acp.AcpParser(plan.what.model)
+
+
+def _wire(resident: "Resident") -> Acp:
+    assert isinstance(resident.wire, Acp)
+    return resident.wire
+
+
+class _Stamped(Strand):
+    def add(self, line: bytes) -> None:
+        super().add(acp.stamped(line, asyncio.get_running_loop().time()))
+
+
+class _Told(Strand):
+    """Counts the messages of a history that is said again."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._left = count
+        self.all = asyncio.Event()
+
+    def add(self, line: bytes) -> None:
+        if b"_message_chunk" in line[:300]:
+            self._left -= 1
+            if self._left <= 0:
+                self.all.set()
+
+
+class _Session(Guest):
+    def __init__(self, resident: "Resident", prepared: Prepared, what: _What) -> None:
+        spec, place = prepared.spec, prepared.place
+        super().__init__(resident, spec.id, (place.scratch, *((place.cwd,) if spec.workdir is None else ())))
+        self.strand = _Stamped()
+        self._wire = _wire(resident)
+        assert self._wire.home is not None
+        self._home = self._wire.home
+        self._spec = spec
+        self._place = place
+        self._what = what
+        self._id: str | None = None
+        self._talking: asyncio.Task[None] | None = None
+        self._home.enter(place.cwd)
+
+    async def open(self) -> None:
+        earlier = acp.earlier(self._spec, self._place.cwd)
+        told = _Told(0 if earlier is None else acp.told_again(earlier[1]))
+        try:
+            async with self._wire.making:
+                id = await self._made(earlier, told)
+            await self._call("session/set_model", {"sessionId": id, "modelId": self._what.model})
+            if earlier is not None:
+                async with asyncio.timeout(_TOLD_S):
+                    await told.all.wait()
+        except TimeoutError:
+            raise Refused("session/load", 0, "it did not say the whole history again") from None
+        except Refused as error:
+            if error.code in _NO_LOGIN:
+                self.resident.drain("login")
+            raise
+
+    async def _made(self, earlier: tuple[str, bytes] | None, told: _Told) -> str:
+        """The id of a session as this run needs it. Nobody else makes one meanwhile."""
+        where = {"cwd": self._place.cwd, "mcpServers": []}
+        if self._what.system_prompt is not None:
+            self._home.system(self._what.system_prompt)
+        try:
+            if earlier is None:
+                reply = await self._call("session/new", where)
+                self._id = id = str(reply["sessionId"])
+            else:
+                self._id = id = earlier[0]
+                self._home.put(self._place.cwd, *earlier)
+                self._wire.attach(id, told)
+                await self._call("session/load", {"sessionId": id, **where})
+            if self._what.way.edits:
+                await self._call("session/set_mode", {"sessionId": id, "modeId": self._what.way.mode})
+        except (KeyError, TypeError):
+            raise Gone("session/new: an answer without a session") from None
+        finally:
+            self._home.no_system()
+        return id
+
+    async def _call(self, method: str, params: Any) -> Any:
+        return (await self._wire.call(method, params, limit_s=_CALL_S)).result
+
+    # -- the guest's
+
+    async def begin(self) -> None:
+        assert self._id is not None
+        self.strand.add(acp.session_line(self._id))
+        self._wire.attach(self._id, self.strand, self._asked)
+        self._talking = asyncio.create_task(self._talk(self._id), name=f"talk-{self.run_id}")
+
+    def _asked(self, method: str, params: Any) -> Any:
+        if method != "session/request_permission":
+            raise LookupError(method)
+        request = {"method": method, "params": params}
+        self.strand.add(msgspec.json.encode(request) + b"\n")
+        return acp.permission(request)
+
+    async def _talk(self, id: str) -> None:
+        """The turn, until the CLI has said what came of it."""
+        try:
+            asked = {"sessionId": id, "prompt": acp.prompt(self._spec)}
+            reply = await self._wire.call("session/prompt", asked, limit_s=_TURN_S)
+            last, code = reply.line, 0
+        except Refused as error:
+            if error.code in _NO_LOGIN:
+                self.resident.drain("login")
+            said = {"code": error.code, "message": error.message, "data": error.data}
+            last, code = msgspec.json.encode({"error": said}) + b"\n", 1
+        except Gone as error:
+            self.resident.condemn("hung", str(error))  # where it is dead, this says nothing
+            return
+        chat = self._home.chat(self._place.cwd, id)
+        if chat is not None:
+            self.strand.add(acp.record_line(acp.record(chat[1])))
+        self.strand.add(last)
+        self.strand.end(Exit(code=code))
+
+    async def interrupt(self, limit_s: float) -> None:  # noqa: ARG002  # it answers in milliseconds
+        self._wire.notify("session/cancel", {"sessionId": self._id})
+
+    def detach(self) -> None:
+        if self._talking is not None:
+            self._talking.cancel()
+        if self._id is not None:
+            self._wire.detach(self._id)
+            if self._begun and self._spec.session_id is not None:
+                self._keep(self._id)
+        self._home.leave(self._place.cwd, self._id)
+
+    def _keep(self, id: str) -> None:
+        """For the session's next turn, which a process of its own carries out."""
+        chat = self._home.chat(self._place.cwd, id)
+        if chat is not None:
+            try:
+                gemini_home.keep(self._place.own_home, self._place.cwd, chat)
+            except OSError as error:
+                _log.warning("run %s: its session cannot be kept: %s", self.run_id, error.strerror)
