@@ -78,10 +78,14 @@ def pids(tmp_path: Path) -> Iterator[Pids]:
 
 @pytest.fixture
 def subreaper() -> Iterator[None]:
-    """This process stands for a worker: orphans come to it, and none is left when the test ends."""
+    """This process stands for a worker: orphans come to it, and none is left when the test ends.
+
+    What was started before, such as the Redis of other tests, is no orphan and is not to be ended as one."""
     tree.become_subreaper()
     before = set(tree.orphans())
+    tree.own.update(before)
     yield
+    tree.own.difference_update(before)
     left = still_there(before)
     tree.become_subreaper(on=False)
     tree.kill(left)
