@@ -46,6 +46,21 @@ def test_a_caller_with_a_thousand_runs_does_not_starve_another(on_store):
     on_store(test)
 
 
+def test_the_tens_of_another_caller_are_among_the_next_twenty_the_interactive_ones_first(on_store):
+    async def test(store: Store) -> None:
+        await store.worker(slots=1)
+        await line_up(store, "a", 60, "interactive")
+        await line_up(store, "b", 5, "batch")
+        await line_up(store, "b", 5, "interactive")
+
+        order = await served(store, 22)
+
+        others = [id for id in order[2:] if id.startswith("run_b")]  # the first two had room at once
+        assert [id.split("-")[1] for id in others] == ["interactive"] * 5 + ["batch"] * 5
+
+    on_store(test)
+
+
 def test_interactive_goes_before_batch_within_a_tenant_and_each_in_its_order(on_store):
     async def test(store: Store) -> None:
         await store.worker(slots=1)

@@ -106,6 +106,30 @@ def test_a_flow_streams_live_and_goes_on_from_any_event(base):
         assert "".join(e["content"]["text"] for e in events if e["type"] == "message") == text
 
 
+def test_a_flow_that_is_asked_for_as_a_stream_is_one_and_is_taken_up_again_by_id(base):
+    def events(answer: httpx.Response) -> list[tuple[int, dict[str, Any]]]:
+        found = []
+        for block in answer.text.split("\n\n"):
+            fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+            if fields:
+                found.append((int(fields["id"]), json.loads(fields["data"])))
+        return found
+
+    body = {"steps": [echo("one two"), echo("{{previous}} three")]}
+    whole = post(base, "chain", body, accept="text/event-stream")
+    seen = events(whole)
+    url = f"{base}/api/v1/flows/{whole.headers['x-run-id']}/events"
+    rest = httpx.get(url, headers={"last-event-id": "3", "accept": "text/event-stream"}, timeout=30)
+
+    assert whole.headers["content-type"].startswith("text/event-stream")
+    assert [number for number, _ in seen] == list(range(1, len(seen) + 1))
+    assert {event["lane"] for _, event in seen[:-1]} == {0, 1}
+    texts = [e["event"]["content"]["text"] for _, e in seen[:-1] if e["event"]["type"] == "message" and e["lane"] == 1]
+    assert "".join(texts) == "one two three"
+    assert seen[-1][1]["type"] == "done"
+    assert events(rest) == seen[3:]
+
+
 def test_deleting_a_flow_ends_all_of_it(base):
     answer = post(base, "parallel", {"tasks": [echo("x", "--hang")] * 4, "max_parallel": 2}, prefer="respond-async")
     id = answer.json()["flow_id"]
@@ -158,6 +182,25 @@ def test_a_chain_whose_worker_dies_in_step_three_says_so_and_repeats_nothing():
         assert results[2]["error_code"] == "worker_lost"
         for one in results[:3]:
             assert httpx.get(f"{base}/api/v1/runs/{one['run_id']}").json()["attempt"] == 1
+
+
+def test_a_worker_that_dies_takes_only_its_own_lanes_along_and_nothing_is_run_twice():
+    with serving(workers=2, CLINVK_WORKER__CONCURRENCY="3") as service:
+        base = service.apis[0][1]
+        tasks = [echo(f"t{n}", "--delay-ms=700") for n in range(12)]
+        id = post(base, "parallel", {"tasks": tasks, "max_parallel": 4}, prefer="respond-async").json()["flow_id"]
+        until(lambda: statuses(base, id).count("running") == 4)
+
+        kill_pid(service.celery_of(service.workers[0]))
+
+        until(lambda: flow(base, id)["status"] == "failed", 40)
+        results = flow(base, id)["results"]
+        lost = [one for one in results if one["status"] == "failed"]
+        assert 1 <= len(lost) <= 3
+        assert {one["error_code"] for one in lost} == {"worker_lost"}
+        assert all(one["output"] == f"t{one['index']}" for one in results if one not in lost)
+        attempts = {httpx.get(f"{base}/api/v1/runs/{one['run_id']}").json()["attempt"] for one in results}
+        assert attempts == {1}
 
 
 def test_a_chain_outlives_every_api_replica():
