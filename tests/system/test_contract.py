@@ -1,0 +1,129 @@
+"""The OpenAPI document against the running service: what it says is all that happens, whatever is sent.
+
+Schemathesis makes requests from the document, right ones and wrong ones; what comes back must be documented, in its
+documented shape and type, and never a 500. `CLINVK_TEST_CASES` says how many of each kind for each operation.
+"""
+
+import os
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
+
+from api import openapi
+from tests.system.service import serving
+
+pytestmark = pytest.mark.processes
+
+CASES = int(os.environ.get("CLINVK_TEST_CASES", "10"))
+KEY = "contract-key"
+CONFIGS = {
+    "default": {},
+    "keyed": {
+        "CLINVK_API_KEYS": KEY,
+        "CLINVK_SERVER__METRICS_ENABLED": "true",
+        "CLINVK_SERVER__CORS_ALLOWED_ORIGINS": "https://app.example",
+        "CLINVK_STRICT_MODELS": "true",
+    },
+}
+load_all_checks()
+CHECKED = [
+    CHECKS.get_one(name)
+    for name in (
+        "status_code_conformance",
+        "content_type_conformance",
+        "response_schema_conformance",
+        "response_headers_conformance",
+        "allow_header_conformance",
+    )
+]
+OPERATIONS = {
+    f"{method.upper()} {path}": operation
+    for path, methods in openapi.document()["paths"].items()
+    for method, operation in methods.items()
+    if path != "/openapi.json"  # which Schemathesis leaves out
+}
+# Where nothing can be wrong in a request, Schemathesis makes no wrong ones.
+REFUSABLE = [
+    label
+    for label, one in OPERATIONS.items()
+    if "requestBody" in one or any(parameter["in"] == "query" for parameter in one.get("parameters", ()))
+]
+
+
+class World:
+    """A service with something of everything to be asked for."""
+
+    def __init__(self, base: str, key: str | None) -> None:
+        self.base = base
+        self.headers = {"authorization": f"Bearer {key}"} if key else {}
+        schema = schemathesis.openapi.from_url(base + "/openapi.json")
+        self.operations = {one.ok().label: one.ok() for one in schema.get_all_operations()}
+        with httpx.Client(base_url=base, headers=self.headers, timeout=30) as client:
+            run = client.post("/api/v1/prompt", json={"backend": "echo", "prompt": "hello"}).json()
+            flow = client.post("/api/v1/chain", json={"steps": [{"backend": "echo", "prompt": "x"}]}).json()
+            answer = client.post("/openai/v1/responses", json={"model": "echo", "input": "hello"}).json()
+        self.known = {
+            "run_id": [run["run_id"]],
+            "session_id": [run["session_id"], run["session_id"][:9]],
+            "flow_id": [flow["flow_id"]],
+            "response_id": [answer["id"]],
+            "name": ["echo", "claude"],
+        }
+
+    def try_out(self, label: str, mode: GenerationMode) -> None:
+        operation = self.operations[label]
+
+        @settings(
+            max_examples=CASES,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate],
+        )
+        @given(operation.as_strategy(generation_mode=mode), st.data())
+        def hold(case, data) -> None:
+            for name in list(case.path_parameters or {}):
+                if name in self.known and data.draw(st.booleans()):
+                    case.path_parameters[name] = data.draw(st.sampled_from(self.known[name]))
+            answer = case.call(headers=self.headers, timeout=30)
+            case.validate_response(answer, checks=CHECKED)
+            assert answer.status_code != 500, case.as_curl_command()
+            if answer.status_code >= 400 and OPERATIONS[label].get("security") != []:
+                problem = answer.json()
+                assert problem["status"] == answer.status_code
+                assert problem["request_id"] == answer.headers["x-request-id"][0]
+
+        hold()
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def world(request):
+    config = CONFIGS[request.param]
+    with serving(**config) as service:
+        yield World(service.apis[0][1], config.get("CLINVK_API_KEYS"))
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_right_requests_get_what_the_document_says(world, label):
+    world.try_out(label, GenerationMode.POSITIVE)
+
+
+@pytest.mark.parametrize("label", REFUSABLE)
+def test_wrong_requests_get_what_the_document_says(world, label):
+    world.try_out(label, GenerationMode.NEGATIVE)
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_without_a_key_all_but_the_open_paths_are_401(world, label):
+    if not world.headers:
+        return
+    method, _, path = label.partition(" ")
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": ""}, {"authorization": "Basic eDp5"}):
+        answer = httpx.request(method, world.base + path, headers=headers, timeout=30)
+        assert (answer.status_code == 401) == (OPERATIONS[label].get("security") != []), (answer.url, answer.text)
