@@ -3,20 +3,19 @@
 import functools
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import swagger_ui
 from litestar import Response, get
 from litestar.exceptions import NotFoundException
 
-from api.openapi_schemas import COUNT, ref, schemas
-from shared.config import BACKEND_NAMES
+from api.openapi_routes import EVENTS, OPERATIONS, Operation
+from api.openapi_schemas import ref, schemas
 
 _STATIC = Path(swagger_ui.__file__).parent / "static"
 _ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 
-_EVENTS = "Unified events, one object each: type, backend, session_id, timestamp, sequence, content. The last is done or error."
 _WORDS = {
     400: "The request must change; `details.field` says where.",
     401: "A key is needed.",
@@ -34,281 +33,14 @@ _WORDS = {
     504: "Not in time.",
 }
 _ALWAYS = (400, 403, 408, 429, 431, 500, 503)
-_CARRIED_OUT = (404, 409, 413, 502, 504)  # what else may become of a request that starts a run
-
-_Kind = Literal["", "ndjson", "sse", "both"]
 
 
-class _Operation(msgspec.Struct, frozen=True):
-    """A route. `answer` and `accepted` name the schemas of 200 and 202; `also`: statuses beside those of every route."""
-
-    method: str
-    path: str
-    id: str
-    summary: str
-    answer: str
-    also: tuple[int, ...] = ()
-    body: str = ""
-    streams: _Kind = ""
-    accepted: str = ""
-    parameters: tuple[dict[str, Any], ...] = ()
-    description: str = ""
-    is_open: bool = False
-
-
-def _query(name: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": False, "description": text, "schema": schema}
-
-
-def _header(name: str, text: str) -> dict[str, Any]:
-    return {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
-
-
-def _page(most: int, default: int) -> tuple[dict[str, Any], ...]:
-    limit = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
-    offset = {"type": "integer", "minimum": 0, "maximum": 1_000_000, "default": 0}
-    return _query("limit", "At most so many.", limit), _query("offset", "How many to skip.", offset)
-
-
-def _one_of(*values: str) -> dict[str, Any]:
-    return {"type": "string", "enum": list(values)}
-
-
-_AFTER = (_query("after", "The sequence behind which to begin; or Last-Event-ID.", COUNT | {"maximum": 2**53}),)
-_KEY = (_header("Idempotency-Key", "The same request with the same key, for 24 h, is the same run."),)
-_SESSIONS = (
-    _query("backend", "Those of one backend.", _one_of(*BACKEND_NAMES)),
-    _query("status", "Those in one state.", _one_of("active", "completed", "error", "cancelled")),
-)
-_ASYNC = "JSON when all has ended; with Prefer: respond-async 202 and a Location; SSE with Accept: text/event-stream."
-_PROMPT = (
-    "JSON by default; NDJSON with output_format stream-json; SSE with Accept: text/event-stream; 202 with Prefer: "
-    "respond-async. A run whose CLI ran and failed is 200 with exit_code and error."
-)
-_V1 = "/api/v1"
-_OPENAI, _ANTHROPIC = "/openai/v1", "/anthropic/v1"
-
-_OPERATIONS = (
-    _Operation(
-        "post",
-        _V1 + "/prompt",
-        "create-prompt",
-        "Have one prompt carried out by one backend",
-        "PromptAnswer",
-        _CARRIED_OUT,
-        "PromptBody",
-        "both",
-        "RunView",
-        _KEY,
-        _PROMPT,
-    ),
-    _Operation(
-        "get", _V1 + "/runs", "list-runs", "The caller's runs, the newest first", "RunList", parameters=_page(1000, 100)
-    ),
-    _Operation("get", _V1 + "/runs/{run_id}", "get-run", "One run", "RunView", (404,)),
-    _Operation(
-        "delete",
-        _V1 + "/runs/{run_id}",
-        "cancel-run",
-        "Cancel a run",
-        "RunView",
-        (404,),
-        accepted="RunView",
-        description="202: its worker has been ordered to end it.",
-    ),
-    _Operation(
-        "get",
-        _V1 + "/runs/{run_id}/events",
-        "follow-run",
-        "Follow a run from any position, as SSE or NDJSON",
-        "",
-        (404, 410),
-        streams="both",
-        parameters=_AFTER,
-        description=_EVENTS,
-    ),
-    _Operation("get", _V1 + "/backends", "list-backends", "The backends of the live fleet", "BackendList"),
-    _Operation(
-        "post",
-        _V1 + "/parallel",
-        "create-parallel",
-        "Run tasks side by side",
-        "Flow",
-        _CARRIED_OUT,
-        "ParallelBody",
-        "sse",
-        "Flow",
-        _KEY,
-        _ASYNC,
-    ),
-    _Operation(
-        "post",
-        _V1 + "/chain",
-        "create-chain",
-        "Run steps one after another",
-        "Flow",
-        _CARRIED_OUT,
-        "ChainBody",
-        "sse",
-        "Flow",
-        _KEY,
-        _ASYNC,
-    ),
-    _Operation(
-        "post",
-        _V1 + "/compare",
-        "create-compare",
-        "One prompt, several backends",
-        "Flow",
-        _CARRIED_OUT,
-        "CompareBody",
-        "sse",
-        "Flow",
-        _KEY,
-        _ASYNC,
-    ),
-    _Operation(
-        "get",
-        _V1 + "/flows",
-        "list-flows",
-        "The caller's flows, the newest first",
-        "FlowList",
-        parameters=_page(100, 20),
-    ),
-    _Operation("get", _V1 + "/flows/{flow_id}", "get-flow", "One flow, as its answer shows it", "Flow", (404,)),
-    _Operation(
-        "delete",
-        _V1 + "/flows/{flow_id}",
-        "cancel-flow",
-        "Cancel all of it",
-        "Flow",
-        (404,),
-        accepted="Flow",
-        description="202: runs of it still end.",
-    ),
-    _Operation(
-        "get",
-        _V1 + "/flows/{flow_id}/events",
-        "follow-flow",
-        "All its runs' events, each with its lane",
-        "",
-        (404, 410),
-        streams="both",
-        parameters=_AFTER,
-        description="{lane, run_id, event} for each event of a run.",
-    ),
-    _Operation(
-        "get",
-        _V1 + "/sessions",
-        "list-sessions",
-        "Sessions, the last used first",
-        "SessionList",
-        parameters=(*_SESSIONS, *_page(10_000, 100)),
-    ),
-    _Operation("get", _V1 + "/sessions/{session_id}", "get-session", "One session", "SessionView", (404,)),
-    _Operation(
-        "delete", _V1 + "/sessions/{session_id}", "delete-session", "Delete it, also on its host", "Deleted", (404, 409)
-    ),
-    _Operation(
-        "post",
-        _V1 + "/sessions/{session_id}/resume",
-        "resume-session",
-        "A further turn",
-        "PromptAnswer",
-        _CARRIED_OUT,
-        "ResumeBody",
-        "both",
-        "RunView",
-        _KEY,
-        _PROMPT,
-    ),
-    _Operation("get", _V1 + "/workers", "list-workers", "The live fleet (admin)", "WorkerList"),
-    _Operation(
-        "post", _V1 + "/workers/{host}/drain", "drain-host", "Take a host out of service (admin)", "Draining", (404,)
-    ),
-    _Operation("post", _V1 + "/workers/{host}/undrain", "undrain-host", "Put it back (admin)", "Draining", (404,)),
-    _Operation(
-        "post",
-        _OPENAI + "/chat/completions",
-        "create-chat-completion",
-        "Create chat completion",
-        "ChatCompletion",
-        (*_CARRIED_OUT, 410),
-        "ChatBody",
-        "sse",
-        parameters=_KEY,
-    ),
-    _Operation("get", _OPENAI + "/models", "list-models", "Models that some live worker can run", "ModelList"),
-    _Operation("get", _OPENAI + "/models/{name}", "get-model", "One model", "Model", (404,)),
-    _Operation(
-        "post",
-        _OPENAI + "/responses",
-        "create-response",
-        "Create a response",
-        "Response",
-        (*_CARRIED_OUT, 410),
-        "ResponsesBody",
-        "sse",
-        parameters=_KEY,
-    ),
-    _Operation(
-        "get",
-        _OPENAI + "/responses/{response_id}",
-        "get-response",
-        "Read or follow a response",
-        "Response",
-        (404, 410),
-        streams="sse",
-        parameters=(
-            _query("stream", "Follow it.", {"type": "boolean"}),
-            _query("starting_after", "The sequence_number behind which to begin.", COUNT),
-        ),
-    ),
-    _Operation(
-        "delete", _OPENAI + "/responses/{response_id}", "delete-response", "Delete a response", "Deleted", (404, 409)
-    ),
-    _Operation(
-        "post", _OPENAI + "/responses/{response_id}/cancel", "cancel-response", "Cancel it", "Response", (404, 409)
-    ),
-    _Operation(
-        "post",
-        _ANTHROPIC + "/messages",
-        "create-message",
-        "Create a message",
-        "Message",
-        (*_CARRIED_OUT, 410),
-        "MessagesBody",
-        "sse",
-        parameters=_KEY,
-    ),
-    _Operation(
-        "post",
-        _ANTHROPIC + "/messages/count_tokens",
-        "count-tokens",
-        "Estimate tokens",
-        "TokenCount",
-        (404, 413),
-        "MessagesBody",
-    ),
-    _Operation(
-        "get", _ANTHROPIC + "/models", "list-anthropic-models", "Models that some live worker can run", "ModelList"
-    ),
-    _Operation("get", _ANTHROPIC + "/models/{name}", "get-anthropic-model", "One model", "Model", (404,)),
-    _Operation("get", "/health", "health", "Whether runs can be taken", "Health", is_open=True),
-    _Operation("get", _V1 + "/health", "health-v1", "Whether runs can be taken", "Health", is_open=True),
-    _Operation(
-        "get", "/livez", "live", "Whether this process turns; restart it where this fails", "Probe", is_open=True
-    ),
-    _Operation("get", "/readyz", "ready", "Whether requests should come here", "Probe", is_open=True),
-)
-
-
-def _answers(operation: _Operation) -> dict[str, Any]:
+def _answers(operation: Operation) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if operation.answer:
         content["application/json"] = {"schema": ref(operation.answer)}
     if operation.streams in ("ndjson", "both"):
-        content["application/x-ndjson"] = {"schema": {"description": "One object a line: " + _EVENTS}}
+        content["application/x-ndjson"] = {"schema": {"description": "One object a line: " + EVENTS}}
     if operation.streams in ("sse", "both"):
         content["text/event-stream"] = {"schema": ref("ServerSentEvent")}
     answers: dict[str, Any] = {"200": {"description": operation.description or operation.summary, "content": content}}
@@ -324,7 +56,7 @@ def _answers(operation: _Operation) -> dict[str, Any]:
     return answers
 
 
-def _described(operation: _Operation) -> dict[str, Any]:
+def _described(operation: Operation) -> dict[str, Any]:
     path = operation.path
     told: dict[str, Any] = {
         "operationId": operation.id,
@@ -353,16 +85,16 @@ def _described(operation: _Operation) -> dict[str, Any]:
 def document() -> dict[str, Any]:
     """The whole document as plain data."""
     paths: dict[str, Any] = {}
-    for operation in _OPERATIONS:
+    for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _described(operation)
     told = _described(
-        _Operation("get", "/metrics", "metrics", "Prometheus metrics, where server.metrics_enabled (admin)", "", (404,))
+        Operation("get", "/metrics", "metrics", "Prometheus metrics, where server.metrics_enabled (admin)", "", (404,))
     )
     told["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
     paths["/metrics"] = {"get": told}
     for path, id, kind in (("/openapi.json", "openapi", "application/json"), ("/docs", "docs", "text/html")):
         told = _described(
-            _Operation("get", path, id, "This document" if id == "openapi" else "It as a page", "", is_open=True)
+            Operation("get", path, id, "This document" if id == "openapi" else "It as a page", "", is_open=True)
         )
         told["responses"]["200"]["content"] = {kind: {"schema": {} if id == "openapi" else {"type": "string"}}}
         paths[path] = {"get": told}
