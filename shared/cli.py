@@ -21,6 +21,8 @@ Agent CLIs (Claude Code, Codex, Gemini) as HTTP APIs.
 commands:
   serve          serve the HTTP API; without redis.url everything runs on this machine
   worker         carry out runs on this host; needs redis.url
+  doctor         what is missing or will go wrong on this machine; --json
+  top            a live view of queue, workers and runs in the terminal; --once
   config show    the configuration in force, secrets masked
   config check   whether the configuration is right; says what is wrong and where
   version        the version

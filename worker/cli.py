@@ -1,4 +1,4 @@
-"""`clinvk worker`: checks the configuration and becomes the warden over a worker process."""
+"""`clinvk worker`: checks the configuration and becomes the warden over a worker process. `clinvk doctor`."""
 
 import argparse
 import logging
@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import msgspec
 
 from shared import log
 from shared.config_sources import load
@@ -46,3 +48,25 @@ def worker(argv: Sequence[str]) -> int:
         lease_s=loaded.config.worker.lease_secs,
         form=form,
     )
+
+
+def doctor(argv: Sequence[str]) -> int:
+    """0: nothing fails; 1: something does; 78: the configuration is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="clinvk doctor",
+        description="Says what is missing or will go wrong on this machine: configuration, CLIs and their logins, files, "
+        "limits, Redis, the live workers. Calls no vendor and changes nothing. Exit code 1 where something fails.",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="default: ~/.clinvk/config.yaml")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    args = parser.parse_args(argv)
+    from worker import doctor as judge
+    from worker.examine import examine
+
+    checks, code = examine(args.config, os.environ)
+    if args.json:
+        found = {"ok": code == 0, "checks": checks}
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n")
+    else:
+        print(judge.text(checks))
+    return code

@@ -148,7 +148,7 @@ def warden_mark(pid: int) -> str:
 
 
 @functools.cache
-def _can_tag() -> bool:
+def can_tag() -> bool:
     return resource.getrlimit(resource.RLIMIT_RTTIME)[1] == resource.RLIM_INFINITY
 
 
@@ -166,7 +166,7 @@ def new_mark(run_id: str, warden: str) -> Mark:
 @contextlib.contextmanager
 def tagged(tag: int) -> Iterator[None]:
     """What is started within carries the tag. One at a time in a process: hold `spawning`."""
-    if not _can_tag():  # the marker alone has to do
+    if not can_tag():  # the marker alone has to do
         yield
         return
     before = resource.getrlimit(resource.RLIMIT_RTTIME)
@@ -179,7 +179,7 @@ def tagged(tag: int) -> Iterator[None]:
 
 def retag(seen: Seen, tag: int) -> None:
     """From now on it, and whatever it starts, carries this tag instead of its starter's."""
-    if _can_tag():
+    if can_tag():
         now = look(seen.pid)
         if now is not None and now.start == seen.start:
             with contextlib.suppress(OSError):
@@ -208,7 +208,7 @@ def is_of(pid: int, mark: Mark) -> bool | None:
         return tag == mark.tag
     if marks := environ(pid):
         return marks.get(RUN.encode()) == mark.run_id.encode()
-    return False if _can_tag() else None
+    return False if can_tag() else None
 
 
 # -- ending
@@ -270,7 +270,7 @@ def leftovers(mark: Mark, known: Collection[Seen]) -> tuple[list[Seen], bool]:
         seen = look(pid)
         if seen is None:
             believable = False
-        elif seen.state in "ZX" and (tag_of(pid) or not _can_tag()) and reap(pid):
+        elif seen.state in "ZX" and (tag_of(pid) or not can_tag()) and reap(pid):
             believable = False
         elif (pid, seen.start) in before or (of := is_of(pid, mark)):
             if seen.state in "ZX" and reap(pid):

@@ -88,7 +88,7 @@ def test_a_tag_outlives_environment_session_and_parents_and_stays_with_the_run(s
 
 
 def test_a_marker_in_the_environment_says_it_where_there_is_no_tag(subreaper, pids: Pids, monkeypatch):
-    monkeypatch.setattr(tree, "_can_tag", lambda: False)
+    monkeypatch.setattr(tree, "can_tag", lambda: False)
     mark = tree.new_mark("run_1", mine())
     child = started(mark, scripts.tool("tool", pids.file), CLINVK_RUN="run_1")
     finish(child)
@@ -102,7 +102,7 @@ def test_a_marker_in_the_environment_says_it_where_there_is_no_tag(subreaper, pi
 
 
 def test_what_was_seen_below_a_cli_is_known_though_it_has_neither(subreaper, pids: Pids, monkeypatch):
-    monkeypatch.setattr(tree, "_can_tag", lambda: False)
+    monkeypatch.setattr(tree, "can_tag", lambda: False)
     mark = tree.new_mark("run_1", mine())
     script = f"{scripts.daemon('daemon', pids.file)} setsid env -i sh -c '{scripts.stay('tool', pids.file)}' & wait"
     child = started(mark, script, CLINVK_RUN="run_1")
@@ -176,7 +176,7 @@ def test_what_belongs_to_a_dead_warden_is_ended_at_the_next_start(subreaper, pid
 
 
 def test_markers_alone_say_that_a_warden_is_dead(subreaper, pids: Pids, monkeypatch):
-    monkeypatch.setattr(tree, "_can_tag", lambda: False)
+    monkeypatch.setattr(tree, "can_tag", lambda: False)
     child = started(tree.new_mark("run_1", GONE), scripts.tool("left", pids.file), CLINVK_RUN="r", CLINVK_WARDEN=GONE)
     finish(child)
     found = pids.expect("left")

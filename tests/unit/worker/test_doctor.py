@@ -1,0 +1,120 @@
+"""What the doctor makes of what it finds."""
+
+import msgspec
+import pytest
+
+from shared.config import Config, Server
+from shared.host import BackendState, Instance, Readiness
+from worker import doctor
+from worker.doctor import RedisFacts
+
+GOOD = {
+    "redis_version": "7.2.4",
+    "role": "master",
+    "cluster_enabled": "0",
+    "aof_enabled": "1",
+    "maxmemory_policy": "noeviction",
+    "maxmemory": "0",
+}
+
+
+def judged(fleet=(), round_trip_s=0.001, skew_s=0.0, config=None, **info):
+    facts = RedisFacts(
+        round_trip_s=round_trip_s, skew_s=skew_s, info={**GOOD, **info}, config=config or {}, fleet=fleet
+    )
+    return {check.about: check for check in doctor.redis(facts)}
+
+
+def test_a_good_redis_is_well():
+    found = judged(config={"client-output-buffer-limit": "normal 0 0 0 slave 1 1 1 pubsub 268435456 134217728 60"})
+
+    assert {check.state for check in found.values()} == {"ok", "note"}  # no worker is connected
+    assert found["pubsub buffer"].found == "256 MB, 128 MB for a while"
+
+
+@pytest.mark.parametrize(
+    ("about", "state", "given"),
+    [
+        ("redis version", "failed", {"redis_version": "5.0.14"}),
+        ("redis role", "failed", {"role": "slave"}),
+        ("redis cluster", "failed", {"cluster_enabled": "1"}),
+        ("persistence", "warning", {"aof_enabled": "0"}),
+        ("eviction", "failed", {"maxmemory_policy": "allkeys-lru", "maxmemory": "1000"}),
+        ("eviction", "warning", {"maxmemory_policy": "allkeys-lru"}),
+        ("redis", "warning", {"round_trip_s": 0.2}),
+        ("clock", "warning", {"skew_s": -7.0}),
+        ("pubsub buffer", "warning", {"config": {"client-output-buffer-limit": "pubsub 33554432 8388608 60"}}),
+    ],
+)
+def test_what_is_wrong_with_redis_is_named_with_what_to_do(about, state, given):
+    check = judged(**given)[about]
+
+    assert check.state == state
+    assert check.advice
+
+
+def test_the_fleet_speaks_for_itself():
+    states = (
+        BackendState(name="claude", readiness=Readiness.READY, version="2.1"),
+        BackendState(name="codex", readiness=Readiness.NOT_LOGGED_IN, reason="log in there"),
+    )
+    one = Instance(id="i", host="h1", pid=1, version="0", started_at=0, slots=8, backends=states)
+
+    found = judged(fleet=[one])
+
+    assert (found["h1 claude"].state, found["h1 claude"].found) == ("ok", "ready 2.1")
+    assert (found["h1 codex"].state, found["h1 codex"].advice) == ("warning", "log in there")
+
+
+def test_a_login_is_a_variable_or_a_file_and_is_never_shown(tmp_path):
+    nothing = doctor.login("codex", {"HOME": str(tmp_path)})
+    by_variable = doctor.login("codex", {"HOME": str(tmp_path), "CODEX_API_KEY": "SECRET"})
+    (tmp_path / ".codex").mkdir()
+    (tmp_path / ".codex" / "auth.json").write_text("SECRET")
+    by_file = doctor.login("codex", {"HOME": str(tmp_path)})
+
+    assert (nothing.state, by_variable.state, by_file.state) == ("warning", "ok", "ok")
+    assert "SECRET" not in doctor.text([nothing, by_variable, by_file])
+
+
+def test_a_home_that_others_may_write_to_fails_and_keys_that_all_may_read_are_a_warning(tmp_path):
+    tmp_path.chmod(0o777)
+    file = tmp_path / "config.yaml"
+    file.write_text("")
+    file.chmod(0o644)
+    found = {check.about: check for check in doctor.home(tmp_path, file, Config())}
+    tmp_path.chmod(0o700)
+    file.chmod(0o600)
+    mended = {check.about: check.state for check in doctor.home(tmp_path, file, Config())}
+
+    assert (found["home"].state, found["files"].state) == ("failed", "warning")
+    assert mended["home"] == "ok"
+    assert "files" not in mended
+
+
+def test_a_machine_that_lacks_what_a_worker_needs():
+    poor = {c.about: c.state for c in doctor.machine(as_root=True, files=256, pidfds=False, tags=True)}
+    good = {c.about: c.state for c in doctor.machine(as_root=False, files=65536, pidfds=True, tags=True)}
+
+    assert poor == {"descriptors": "warning", "kernel": "failed", "user": "warning"}
+    assert good == {"descriptors": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "state"), [("127.0.0.1", 0, "note"), ("0.0.0.0", 0, "failed"), ("0.0.0.0", 1, "ok")]
+)
+def test_an_open_port_without_keys_fails(host, keys, state):
+    config = msgspec.structs.replace(Config(), server=Server(host=host))
+
+    assert doctor.gate(config, keys=keys)[0].state == state
+
+
+def test_the_text_has_columns_and_a_sum():
+    said = doctor.text(
+        [
+            doctor.Check(about="a", state="failed", found="x", advice="do"),
+            doctor.Check(about="bb", state="ok", found="y"),
+        ]
+    )
+
+    assert said == "failed   a   x\n             -> do\nok       bb  y\n1 failed, 0 warnings"
