@@ -57,6 +57,7 @@ def _view(instance: Instance, drained: bool) -> dict[str, Any]:
         "running": instance.running,
         "draining": instance.draining or drained,
         "labels": instance.labels,
+        "vitals": instance.vitals,
         "backends": [
             {
                 "name": state.name,
