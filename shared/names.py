@@ -35,7 +35,7 @@ kombu keeps beside them (`_kombu.binding.*`).
 | clinvk:impatient          | zset   | unstarted runs by the end of their caller's patience (ms)           | until their start   |
 | clinvk:same:{hash}        | hash, list | the run, or runs, that the same request has started             | 24 h; 1 h           |
 | clinvk:run:{flow}         | hash   | a flow: flow, status, sequence, ends; followed as a run is          | retention after end |
-| clinvk:group:{flow or session} | hash | its window, its host where it has one, why it takes no more runs  | its own             |
+| clinvk:group:{flow or session} | hash | its window, its host, those it has left, why it takes no more runs | its own             |
 | clinvk:line:group:{id}, clinvk:held:group:{id} | list, set | its runs that wait for its window, and those in it | while not empty |
 | clinvk:closed:{flow}      | hash   | lane -> failure, of lanes that got no run                           | retention after end |
 | clinvk:flows:{tenant}     | zset   | flow ids of a tenant by creation time                               | retention           |

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared import names
@@ -11,6 +12,9 @@ from shared.flow import FlowStatus
 from shared.host import BackendState, Capabilities, Instance, Readiness
 from shared.ids import new_id
 from shared.run import Outcome, Run, RunSpec, Status
+from shared.store.events import Batch
+from shared.store.sessions import Chore
+from shared.sweep import WORKER_LOST
 from tests.store.store import Store
 from tests.store.test_flows import flow
 
@@ -301,6 +305,68 @@ def test_resuming_on_a_limited_host_tells_when_the_limit_ends(on_store):
 
         with pytest.raises(SessionHostUnavailable, match="'c', which is gone"):
             await go_on(store, RunSpec(id="r", tenant="t", backend="echo", prompt="p", session_id="ses_x"), "c")
+
+    on_store(test)
+
+
+async def lost(store: Store, spec: RunSpec, at: str) -> None:
+    """It is claimed, its CLI tells its own id, and the worker dies; its caller allows another try."""
+    claim = await store.runs.claim(spec.id, new_id("att"), host=at, instance=f"ins_{at}")
+    assert claim is not None
+    init = b'{"type":"init","content":{"backend_session_id":"cli_1"}}'
+    await store.events.append([Batch(spec.id, claim.token, 1, [init])])
+    await store.redis("ZADD", names.RUNNING, 1, spec.id)
+    assert await store.runs.expire(spec, WORKER_LOST) == "again"
+
+
+@pytest.mark.parametrize("labels", [{}, ZONE])
+def test_a_first_turn_that_is_tried_again_begins_anew_on_any_host_and_leaves_nothing_on_the_first(on_store, labels):
+    async def test(store: Store) -> None:
+        await host(store, "a", "echo", labels=ZONE)
+        first = await begin(store, retry=1, labels=labels)
+        await lost(store, first, "a")
+        await host(store, "b", "echo", labels=ZONE)
+        await dies(store, "a")
+        await swept(store, "echo@a")
+
+        claim = await store.runs.claim(first.id, "att_b", host="b", instance="ins_b")
+
+        assert claim is not None
+        assert claim.spec.resume is None  # what the CLI knew on the other host, it does not know here
+        outcome = Outcome(exit_code=0, backend_session_id="cli_2")
+        await store.runs.end(claim, outcome, retryable=False, first=claim.sequence + 1, events=[])
+        assert first.session_id is not None
+        assert await store.sessions.forget(first.session_id) == "deleted"
+        for name, cli_id in (("a", "cli_1"), ("b", "cli_2")):
+            chore = await store.sessions.chore(name)
+            assert chore is not None
+            assert chore[1] == Chore(backend="echo", session=first.session_id, cli_id=cli_id)
+
+    on_store(test)
+
+
+def test_a_chain_whose_first_step_is_tried_again_may_begin_on_another_host_too(on_store):
+    async def test(store: Store) -> None:
+        await host(store, "c", "claude", "codex")
+        made = chain("claude", "codex")
+        lanes = tuple(msgspec.structs.replace(spec, retry=1) for spec in made.lanes)
+        made = msgspec.structs.replace(made, lanes=lanes)
+        await store.dispatch.submit_flow(made, follower=None, sticky=True)
+        await lost(store, lanes[0], "c")
+        await host(store, "d", "claude", "codex")
+        await dies(store, "c")
+        await swept(store, "claude@c")
+        for spec in lanes:
+            await carried_out(store, spec, "d")
+            await store.dispatch.carry_on(made.id)
+
+        record = await store.flows.get(made.id)
+        assert record is not None
+        assert record.status is FlowStatus.SUCCEEDED
+        for name in "cd":
+            chore = await store.sessions.chore(name)
+            assert chore is not None
+            assert chore[1] == Chore(workspace=made.id)
 
     on_store(test)
 

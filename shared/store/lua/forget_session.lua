@@ -14,6 +14,9 @@ for _, name in ipairs({ '', '|' .. was[2] .. '|', '||' .. was[3], '|' .. was[2] 
 end
 redis.call('ZREM', P .. 'sessions', id)
 redis.call('ZREM', P .. 'sessionids:' .. was[1], id)
+for host, cli_id in were_on(id) do
+  if host ~= was[4] then add_chore(host, { session = id, backend = was[2], cli_id = cli_id }) end
+end
 redis.call('DEL', head, P .. 'group:' .. id, P .. 'line:group:' .. id, P .. 'held:group:' .. id)
 if was[4] then add_chore(was[4], { session = id, backend = was[2], cli_id = was[5] or '' }) end
 return 'deleted'

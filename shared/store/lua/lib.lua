@@ -441,10 +441,33 @@ local function finish(id, status, outcome, event, now)
   end
 end
 
+-- What begins anew needs no directory and no session of the CLI's of before: another host may have it. The one that it
+-- leaves is remembered (a line each, "host cli_id"), since what lies there is still to be removed.
+local function begin_anew(group)
+  local begun
+  if is_flow(group) then
+    begun = redis.call('HGET', P .. 'run:' .. group, 'ends')
+  else
+    begun = redis.call('HGET', P .. 'session:' .. group, 'turn_count')
+  end
+  local g = redis.call('HMGET', P .. 'group:' .. group, 'host', 'was_on')
+  if begun ~= '0' or not g[1] then return end
+  local cli_id = redis.call('HGET', P .. 'session:' .. group, 'cli_id') or ''
+  redis.call('HSET', P .. 'group:' .. group, 'was_on', (g[2] or '') .. g[1] .. ' ' .. cli_id .. '\n')
+  redis.call('HDEL', P .. 'group:' .. group, 'host')
+  if not is_flow(group) then redis.call('HDEL', P .. 'session:' .. group, 'host', 'cli_id') end
+end
+
+-- The hosts that a group has left, with the CLI's own id of a session there, or ''.
+local function were_on(group)
+  return string.gmatch(redis.call('HGET', P .. 'group:' .. group, 'was_on') or '', '([^ \n]+) ([^\n]*)\n')
+end
+
 -- running -> waiting, for a caller who allowed it; the run keeps its events and goes to the end of its line.
 local function again(id, now)
   local run = P .. 'run:' .. id
-  local was = redis.call('HMGET', run, 'queue', 'tenant', 'priority')
+  local was = redis.call('HMGET', run, 'queue', 'tenant', 'priority', 'group')
+  if was[4] then begin_anew(was[4]) end
   redis.call('HINCRBY', run, 'retry', -1)
   redis.call('HSET', run, 'status', 'waiting')
   redis.call('HDEL', run, 'token', 'host', 'instance', 'started')
