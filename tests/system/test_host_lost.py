@@ -103,3 +103,79 @@ def test_a_caller_who_comes_back_without_waiting_leaves_a_run_that_outlives_him(
         assert (joined.status_code, joined.json()["id"]) == (202, id)
     # The first caller has hung up in the middle.
     assert ended(base, id)["status"] == "succeeded"
+
+
+def test_a_host_that_comes_back_with_its_name_does_not_resurrect_what_has_been_ended():
+    with serving(workers=1) as service:
+        base = service.apis[0][1]
+        id = submit(base, "x", "--hang", ephemeral=True)
+        until(lambda: run(base, id)["status"] == "running")
+        kill_host(service, "host0")
+        told = ended(base, id)
+        assert told["result"]["error_code"] == "worker_lost"
+
+        service.restart_worker(0)
+        after = until(lambda: answered(post(base, "prompt", {"backend": "echo", "prompt": "y"})), 30)
+
+        assert after["output"] == "y"
+        assert run(base, id) == told
+        assert run(base, after["run_id"])["host"] == "host0"
+
+
+def answered(answer: httpx.Response) -> dict[str, Any] | None:
+    return answer.json() if answer.status_code == 200 else None
+
+
+def test_a_chain_over_hosts_that_share_no_backend_is_refused_and_one_host_lost_in_the_middle_is_told(tmp_path):
+    cli = tmp_path / "claude"
+    cli.write_text(CLAUDE)
+    cli.chmod(0o755)
+    with serving(workers=0) as service:
+        service.worker("--backends", "echo")
+        service.worker("--backends", "claude", CLINVK_BACKENDS__CLAUDE__COMMAND=str(cli))
+        base = service.apis[0][1]
+        step = {"backend": "echo", "prompt": "one"}
+        steps = [step, {"backend": "claude", "prompt": "two"}, {"backend": "echo", "prompt": "three"}]
+        apart = post(base, "chain", {"steps": steps, "pass_working_dir": True})
+        assert apart.status_code == 503, apart.text
+        assert "steps[1]" in apart.json()["detail"]
+        assert "host1" in apart.json()["detail"]
+        assert int(apart.headers["retry-after"]) >= 1
+        assert post(base, "chain", {"steps": steps}).json()["completed_steps"] == 3  # without it they may differ
+
+        service.worker(CLINVK_BACKENDS__CLAUDE__COMMAND=str(cli))
+        service.worker(CLINVK_BACKENDS__CLAUDE__COMMAND=str(cli))
+        steps[0] = {**step, "extra": ["--hang"]}
+        body = {"steps": steps, "pass_working_dir": True}
+        id = post(base, "chain", body, prefer="respond-async").json()["flow_id"]
+        first = until(lambda: results(base, id)[0].get("run_id"))
+        until(lambda: run(base, first)["status"] == "running")
+        where = run(base, first)["host"]
+        assert where in ("host2", "host3")
+
+        begun = time.monotonic()
+        kill_host(service, where)
+        until(lambda: flow(base, id)["status"] != "running", 40)
+
+        assert time.monotonic() - begun < 30
+        assert [one["error_code"] for one in results(base, id)] == [
+            "worker_lost",
+            "session_host_unavailable",
+            "session_host_unavailable",
+        ]
+
+
+CLAUDE = """#!/bin/sh
+cat > /dev/null
+echo '{"type":"result","subtype":"success","is_error":false,"result":"hi","session_id":"0b2bd9a3-1111-4222-8333-944445555666","num_turns":1,"usage":{"input_tokens":1,"output_tokens":1}}'
+"""
+
+
+def flow(base: str, id: str) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{base}/api/v1/flows/{id}", timeout=30).json()
+    return found
+
+
+def results(base: str, id: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = flow(base, id)["results"]
+    return found
