@@ -1,0 +1,295 @@
+"""A resident gemini that many runs share: what they must not see of each other, and what becomes of them when it goes."""
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fakes.mockllm import MockLLM
+from tests.system import clis
+from tests.system.service import Service, prompt, run, serving, stream, until
+
+pytestmark = [pytest.mark.clis, pytest.mark.processes]
+
+
+class World:
+    def __init__(self, service: Service, mock: MockLLM) -> None:
+        self.service = service
+        self.mock = mock
+        self.base = service.apis[0][1]
+        self.home = service.folder / "host0"
+
+    def ask(self, text: str, **fields: Any) -> dict[str, Any]:
+        return prompt(self.base, text, **{"backend": "gemini", "ephemeral": True, **fields})
+
+    def told(self, text: str, **fields: Any) -> dict[str, Any]:
+        """What the model was sent."""
+        found = self.ask(text, **fields)
+        assert found["exit_code"] == 0, found
+        return dict(json.loads(found["output"]))
+
+    def state(self) -> dict[str, Any]:
+        return clis.warm_state(self.service, "gemini")
+
+    def counted(self, what: str, reason: str | None = None) -> int:
+        """What it announces is as old as its last beat."""
+        found = self.state()[what]
+        return int(found if reason is None else found.get(reason, 0))
+
+    def residents(self) -> list[int]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                ours = str(self.service.folder).encode() in (path / "environ").read_bytes()
+                if ours and b"--acp" in (path / "cmdline").read_bytes():
+                    found.append(int(path.name))
+        return found
+
+    def ready(self) -> None:
+        """Warm again, whatever has happened."""
+        assert self.ask("[[mock:text]] warm up")["exit_code"] == 0
+        until(lambda: self.state().get("ready"))
+
+    def holding(self, words: str) -> list[Path]:
+        return [
+            path
+            for path in self.home.rglob("*")
+            if path.is_file() and path.stat().st_size < 10_000_000 and words.encode() in path.read_bytes()
+        ]
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    limits = {"CLINVK_UNIFIED_FLAGS__COMMAND_TIMEOUT_SECS": "60"}
+    with clis.serving_clis("warm", ("gemini",), **limits) as (service, mock):
+        made = World(service, mock)
+        yield made
+        for worker in service.workers:
+            worker.send(signal.SIGTERM)
+            worker.wait(20)
+        assert not made.residents()
+
+
+def test_runs_at_once_each_have_their_own_system_prompt_and_history(world):
+    world.ask("[[mock:text]] the first with one", system_prompt="ANY")
+    until(lambda: world.counted("ready") >= 2)
+
+    def one(number: int) -> dict[str, Any]:
+        body = {
+            "model": "gemini",
+            "messages": [
+                {"role": "system", "content": f"SYSTEM-{number}-END"},
+                {"role": "user", "content": f"EARLIER-{number}-END"},
+                {"role": "assistant", "content": "yes"},
+                {"role": "user", "content": f"[[mock:seen]] NOW-{number}-END"},
+            ],
+        }
+        answer = httpx.post(world.base + "/openai/v1/chat/completions", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return dict(json.loads(answer.json()["choices"][0]["message"]["content"]))
+
+    before = world.counted("hits")
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        told = list(pool.map(one, range(12)))
+
+    for number, seen in enumerate(told):
+        assert seen["system"].strip() == f"SYSTEM-{number}-END"
+        assert [text.rpartition("\n")[2] for text in seen["users"]] == [
+            f"EARLIER-{number}-END",
+            f"[[mock:seen]] NOW-{number}-END",
+        ]
+    until(lambda: world.counted("hits") >= before + 12)
+    assert not {"leftovers", "crashed", "hung"} & set(world.state()["ends"])
+
+
+def test_a_cancelled_run_harms_no_other_on_the_same_process(world):
+    world.ready()
+    (resident,) = [pid for pid in world.residents() if b"system.md" not in Path(f"/proc/{pid}/environ").read_bytes()]
+    staying = stream(world.base, "[[mock:text n=60 ms=50]] stay", backend="gemini", ephemeral=True)
+    going = stream(world.base, "[[mock:text n=600 ms=50]] go", backend="gemini", ephemeral=True)
+    for following in (staying, going):
+        while following.next()["type"] != "message":
+            pass
+
+    begun = time.monotonic()
+    httpx.delete(f"{world.base}/api/v1/runs/{going.run_id}", timeout=30)
+
+    assert going.rest()[-1]["content"]["code"] == "cancelled"
+    assert time.monotonic() - begun < 2
+    assert staying.rest()[-1]["type"] == "done"
+    assert resident in world.residents()
+
+
+def test_a_killed_process_fails_its_runs_truly_and_the_next_is_served(world):
+    world.ready()
+    following = [stream(world.base, "[[mock:text n=600 ms=50]] x", backend="gemini", ephemeral=True) for _ in range(2)]
+    for one in following:
+        while one.next()["type"] != "message":
+            pass
+
+    for pid in world.residents():
+        os.kill(pid, signal.SIGKILL)
+
+    for one in following:
+        last = one.rest()[-1]["content"]
+        assert (last["code"], last["details"]["cause"]) == ("backend_error", "crashed")
+    assert world.ask("[[mock:text]] next")["exit_code"] == 0
+    until(lambda: world.counted("ends", "crashed") >= 1)
+    world.ready()
+
+
+def test_a_process_that_hangs_is_killed_by_the_first_run_that_must_end(world):
+    world.ready()
+    following = stream(world.base, "[[mock:text n=600 ms=50]] x", backend="gemini", ephemeral=True)
+    while following.next()["type"] != "message":
+        pass
+    run_id, stopped = following.run_id, world.residents()
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+
+    httpx.delete(f"{world.base}/api/v1/runs/{run_id}", timeout=30)
+
+    assert following.rest()[-1]["content"]["code"] == "cancelled"
+    until(lambda: len(world.residents()) < len(stopped))
+    for pid in set(stopped) & set(world.residents()):
+        os.kill(pid, signal.SIGCONT)
+    assert run(world.base, run_id)["status"] == "cancelled"
+    world.ready()
+
+
+@pytest.mark.parametrize("directive", ["text", "status code=429", "status code=400", "eof"])
+def test_nothing_of_a_run_stays_on_disk(world, directive):
+    world.ready()
+    before = world.counted("hits")
+
+    world.ask(f"[[mock:{directive}]] SECRET-WORDS")
+
+    until(lambda: world.counted("hits") > before)
+    assert not world.holding("SECRET-WORDS")
+    folders = [path for base in ("tmp", "history") for path in world.home.rglob(f".gemini/{base}/p-*")]
+    assert not folders
+
+
+def test_a_cancelled_run_leaves_nothing_behind_the_next(world):
+    world.ready()
+    following = stream(world.base, "[[mock:text n=600 ms=20]] SECRET-WORDS", backend="gemini", ephemeral=True)
+    while following.next()["type"] != "message":
+        pass
+    httpx.delete(f"{world.base}/api/v1/runs/{following.run_id}", timeout=30)
+    following.rest()
+
+    assert world.ask("[[mock:text]] next")["exit_code"] == 0
+
+    assert not world.holding("SECRET-WORDS")
+
+
+@pytest.mark.parametrize("mode", ["default", "always", "auto"])
+def test_no_command_runs_and_the_tools_are_those_of_one_process_a_run(world, tmp_path, mode):
+    os.chmod(tmp_path, 0o777)
+    fields = {"approval_mode": mode, "workdir": str(tmp_path)}
+    asked = f"[[mock:tool cmd=touch+{tmp_path}/written]] run"
+    world.ask(asked, **fields)
+    until(lambda: world.counted("ready") >= (2 if mode == "auto" else 1))
+    before = world.counted("hits")
+
+    found = world.ask(asked, **fields)
+
+    assert found["exit_code"] == 0, found
+    until(lambda: world.counted("hits") > before)
+    assert not list(tmp_path.iterdir())
+    (tools,) = world.mock.requests[-1].body["tools"]
+    offered = {tool["name"] for tool in tools["functionDeclarations"]}
+    assert "run_shell_command" not in offered
+    assert {"read_file", "glob", "grep_search", "google_web_search"} <= offered
+    assert ("write_file" in offered) == (mode == "auto")
+
+
+def test_a_directory_that_would_configure_the_process_is_not_for_it(world, tmp_path):
+    os.chmod(tmp_path, 0o777)
+    (tmp_path / ".env").write_text("GEMINI_MODEL=other\n")
+    world.ready()
+    before = world.counted("misses", "workdir")
+
+    assert world.ask("[[mock:text]] hi", workdir=str(tmp_path))["exit_code"] == 0
+
+    until(lambda: world.counted("misses", "workdir") > before)
+
+
+def test_a_session_that_began_warm_goes_on(world):
+    world.ready()
+    before = world.counted("hits")
+    first = world.ask("[[mock:text n=3]] remember the TEAPOT", ephemeral=False)
+    until(lambda: world.counted("hits") > before)
+
+    again = httpx.post(
+        f"{world.base}/api/v1/sessions/{first['session_id']}/resume",
+        json={"prompt": "[[mock:seen]] and now?"},
+        timeout=60,
+    ).json()
+
+    assert any("TEAPOT" in text for text in json.loads(again["output"])["users"]), again
+
+
+def test_what_a_tenant_says_is_nowhere_in_what_another_is_answered_from():
+    keys = "[{key: ka, name: a}, {key: kb, name: b}]"
+    config = {"CLINVK_SERVER__API_KEYS": keys, "CLINVK_BACKENDS__GEMINI__WARM__SCOPE": "host"}
+    clis.command("gemini")
+    with MockLLM() as mock, serving(workers=0, **config) as service:
+        clis.install(service, "gemini", mock.url, "warm")
+        service.worker()
+        base = service.apis[0][1]
+
+        def ask(key: str, text: str, system: str) -> dict[str, Any]:
+            body = {"backend": "gemini", "prompt": text, "system_prompt": system, "ephemeral": True}
+            answer = httpx.post(
+                base + "/api/v1/prompt", json=body, headers={"authorization": f"Bearer {key}"}, timeout=60
+            )
+            assert answer.status_code == 200, answer.text
+            return dict(answer.json())
+
+        def resident_of_a_worker() -> bool:
+            return bool(World(service, mock).residents())
+
+        ask("ka", "[[mock:text]] CANARY-OF-A", "CANARY-SYSTEM")
+        until(resident_of_a_worker)
+        until(lambda: _warmly(lambda: ask("ka", "[[mock:text]] CANARY-OF-A", "CANARY-SYSTEM")))
+        before = len(mock.requests)
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            turns = [("ka", "CANARY-OF-A", "CANARY-SYSTEM"), ("kb", "plain words of b", "system of b")] * 6
+            list(pool.map(lambda turn: ask(turn[0], "[[mock:text]] " + turn[1], turn[2]), turns))
+
+        sent = [json.dumps(request.body) for request in mock.requests[before:]]
+        assert sum("plain words of b" in body for body in sent) == 6
+        for body in sent:
+            assert ("CANARY-OF-A" in body) == ("CANARY-SYSTEM" in body) == ("plain words of b" not in body)
+            assert ("system of b" in body) == ("plain words of b" in body)
+        assert len(World(service, mock).residents()) == 1
+        assert not World(service, mock).holding("CANARY")
+
+
+def _warmly(ask: Any) -> bool:
+    """Whether a run took less time than a start of the CLI would."""
+    begun = time.monotonic()
+    ask()
+    return time.monotonic() - begun < 0.6
+
+
+def test_it_is_replaced_after_so_many_runs_and_none_of_them_notices():
+    config = {"CLINVK_BACKENDS__GEMINI__WARM__RECYCLE_AFTER": "4"}
+    with clis.serving_clis("warm", ("gemini",), **config) as (service, mock):
+        made = World(service, mock)
+        for number in range(14):
+            assert made.told(f"[[mock:seen]] NUMBER-{number}-")["tail"].endswith(f"NUMBER-{number}-")
+
+        until(lambda: made.counted("ends", "recycle") >= 1)
+        assert set(made.state()["ends"]) == {"recycle"}
+        until(lambda: len(made.residents()) == made.counted("kept"))
