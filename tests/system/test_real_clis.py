@@ -28,7 +28,10 @@ from tests.system.service import Service, ended, living, prompt, run, serving, s
 pytestmark = [pytest.mark.clis, pytest.mark.processes]
 
 # Why runs of these tests may go another way than the warm one.
-UNFIT: dict[str, tuple[str, ...]] = {"gemini": ("shell", "resume", "options", "command")}
+UNFIT: dict[str, tuple[str, ...]] = {
+    "claude": ("spent", "resume", "history"),
+    "gemini": ("shell", "resume", "options", "command"),
+}
 
 
 class World:
@@ -59,6 +62,15 @@ def world(way: str) -> Iterator[World]:
             assert seen["hits"] > 10, seen
             assert not {"crashed", "hung"} & set(seen["ends"]), seen
             assert set(seen["misses"]) <= {"first", "starting", *UNFIT.get(backend, ())}, seen
+            assert seen["misses"].get("spent", 0) < 5, seen
+
+
+@pytest.fixture(autouse=True)
+def spares_wait(request: pytest.FixtureRequest) -> None:
+    """Each spare serves one run: the next test's must be there first."""
+    asked = getattr(request.node, "callspec", None)
+    if asked is not None and (asked.params.get("way"), asked.params.get("backend")) == ("warm", "claude"):
+        clis.spares_wait(request.getfixturevalue("world").service)
 
 
 @both()

@@ -111,13 +111,14 @@ def orders(spec: RunSpec, settings: Settings, place: Place, launch: Launch, kind
             flags["model"] = options.model
         if options.effort:
             flags["effortLevel"] = EFFORT.get(options.effort, options.effort)
+    mode = PERMISSION[options.approval]
+    started_in = mode if mode == "bypassPermissions" else "default"
     told: list[tuple[str, bytes]] = []
-    if kind.parked:
-        claim = {"subtype": "claim_session", "cwd": place.cwd, "permission_mode": "default"}
+    if kind.parked:  # it would fall back to the default mode
+        claim = {"subtype": "claim_session", "cwd": place.cwd, "permission_mode": started_in}
         told.append(("claim", _line("claim", claim)))
     told.append(("flags", _line("flags", {"subtype": "apply_flag_settings", "settings": flags})))
-    mode = PERMISSION[options.approval]
-    if mode not in ("default", "bypassPermissions"):
+    if mode != started_in:
         told.append(("mode", _line("mode", {"subtype": "set_permission_mode", "mode": mode})))
     told.append(("init", greeting + b"\n"))
     return Orders(tuple(told), message)

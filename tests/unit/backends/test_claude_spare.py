@@ -138,6 +138,12 @@ def test_a_run_that_nothing_is_asked_of_takes_only_spares_started_so():
     assert "set_permission_mode" not in [request["subtype"] for request in said]
 
 
+def test_a_claim_does_not_take_back_that_nothing_is_asked():
+    _, _, said = told(approval_mode="none", sandbox_mode="full", cwd="/srv/project")
+
+    assert said[0] == {"subtype": "claim_session", "cwd": "/srv/project", "permission_mode": "bypassPermissions"}
+
+
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
