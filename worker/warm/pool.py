@@ -240,7 +240,7 @@ class Pool:
         if self._closing:
             return
         if why == "start":
-            self._sulk(resident.key, resident.detail)
+            self._sulk(resident.key, resident.detail or "it ended before it was ready")
         elif why in _BAD and resident.served < _SOON:
             self._soon[resident.key] += 1
             if self._soon[resident.key] >= _SOON_TIMES:
