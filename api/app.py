@@ -32,6 +32,7 @@ from shared.errors import ClinvkError
 from shared.ids import new_id
 from shared.redis import Redis
 from shared.store import Limits, create_scripts
+from shared.store.audit import Audit
 from shared.store.events import Events
 from shared.store.flows import Flows
 from shared.store.followers import Followers
@@ -39,6 +40,7 @@ from shared.store.hosts import Hosts
 from shared.store.rates import Rates
 from shared.store.runs import Depth, Runs
 from shared.store.sessions import Sessions
+from shared.store.usage import Usage
 from shared.sweep import Sweeper
 from shared.tally import Tally
 from shared.vitals import Watch
@@ -111,8 +113,20 @@ def create_app(config: Config, keys: Keyring, home: Path, rotation: Rotation | N
             count=seen.count,
         )
         async with relay:
+            kept_s = config.audit.retention_days * 86400
+            records = Audit(scripts, most=config.audit.max_entries, retention_s=kept_s)
             context = app.state.context = Context(
-                config, runs, hosts, flows, sessions, SteadyRates(Rates(scripts)), relay, dispatch, seen
+                config,
+                runs,
+                hosts,
+                flows,
+                sessions,
+                SteadyRates(Rates(scripts)),
+                Usage(scripts),
+                records,
+                relay,
+                dispatch,
+                seen,
             )
             tasks = [
                 asyncio.create_task(sweeper.run(), name="sweep"),

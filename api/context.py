@@ -16,11 +16,13 @@ from shared.dispatch import Dispatch
 from shared.errors import ClinvkError
 from shared.host import Instance, Readiness
 from shared.run import Failure, RunSpec
+from shared.store.audit import Audit
 from shared.store.flows import Flows
 from shared.store.hosts import Hosts
 from shared.store.rates import Rates
 from shared.store.runs import Runs
 from shared.store.sessions import Sessions
+from shared.store.usage import Usage
 from shared.sweep import HUNG_UP
 
 _log = logging.getLogger(__name__)
@@ -41,6 +43,8 @@ class Context:
         flows: Flows,
         sessions: Sessions,
         rates: Rates,
+        usage: Usage,
+        audit: Audit,
         relay: Relay,
         dispatch: Dispatch,
         seen: Seen,
@@ -51,6 +55,8 @@ class Context:
         self.flows = flows
         self.sessions = sessions
         self.rates = rates
+        self.usage = usage
+        self.audit = audit
         self.relay = relay
         self.dispatch = dispatch
         self.seen = seen

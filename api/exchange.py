@@ -199,7 +199,7 @@ async def detached(
 
 
 async def resumed(
-    request: Req, run_id: str, tenant: str, *, after: int = 0, able: Capabilities | None = None
+    request: Req, run_id: str, tenant: str | None, *, after: int = 0, able: Capabilities | None = None
 ) -> Exchange:
     """Follows a run that is there already. Raises: NotFound for one of another tenant, too."""
     ctx = context_of(request)
@@ -255,6 +255,11 @@ def patience_of(request: Req) -> float | None:
 
 def tenant_of(request: Req) -> str:
     return str(request.scope["state"]["tenant"])
+
+
+def reach_of(request: Req) -> str | None:
+    """The tenant whose runs, flows and sessions the caller may see and end; None: an admin, who may all."""
+    return None if request.scope["state"].get("all_tenants") else tenant_of(request)
 
 
 def key_of(request: Req) -> Key | None:

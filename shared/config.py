@@ -291,6 +291,13 @@ class Runs(_Section, frozen=True):
     ] = 16_777_216
 
 
+class Audit(_Section, frozen=True):
+    max_entries: Annotated[Count, key("entries kept of the audit log, at most", by="api")] = 100_000
+    retention_days: Annotated[
+        float, msgspec.Meta(ge=1, le=36_500), key("how long its entries are kept (`/api/v1/audit`)", by="api")
+    ] = 365
+
+
 class Usage(_Section, frozen=True):
     retention_days: Annotated[
         float, msgspec.Meta(ge=1, le=36_500), key("how long the use of each day is kept (`/api/v1/usage`)")
@@ -320,6 +327,7 @@ class Config(_Section, frozen=True):
     queue: QueueConfig = QueueConfig()
     runs: Runs = Runs()
     usage: Usage = Usage()
+    audit: Audit = Audit()
     log: Log = Log()
 
     def backend(self, name: str) -> BackendConfig:

@@ -50,6 +50,7 @@ kombu keeps beside them (`_kombu.binding.*`).
 | clinvk:sessionids:{tenant} | zset  | the same by id, for prefixes                                        | while not empty     |
 | clinvk:drained            | set    | hosts that an operator has taken out of service                     | until undrained     |
 | clinvk:rate:{who}         | hash   | a caller's token bucket                                             | until it is full    |
+| clinvk:audit              | stream | who did what to whose, as JSON in the field e                       | audit retention     |
 | clinvk:totals             | hash   | what `/metrics` counts: ends, waits, durations, tokens, requests    | always              |
 | clinvk:vitals:{api}       | string | what an API process uses: `Vitals` as JSON                          | 10 s                |
 | clinvk:chores:{host}      | list   | what a host is to remove of deleted sessions                        | session retention   |
@@ -75,6 +76,8 @@ DRAINED = "clinvk:drained"
 TOTALS = "clinvk:totals"
 SESSIONS = "clinvk:sessions"
 TURN = "clinvk:turn"
+TENANTS = "clinvk:tenants"
+AUDIT = "clinvk:audit"
 LIMITS = "clinvk:limits"
 INSTANCES = "clinvk:instances"
 APIS = "clinvk:apis"

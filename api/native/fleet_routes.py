@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from litestar import Response, get, post
 
+from api import audit
 from api.context import context_of
 from api.exchange import Req, json
 from shared.errors import NotFound, PermissionDenied
@@ -38,6 +39,7 @@ async def _drain(request: Req, host: str, *, on: bool) -> Response[bytes]:
     if host not in known:
         raise NotFound("worker host", host)
     await ctx.hosts.drain(host, on=on)
+    await audit.told(request, "host.drain" if on else "host.undrain", host, owner="", result="done")
     return json({"host": host, "draining": on})
 
 

@@ -2,16 +2,18 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 from litestar import Response, delete, get, post
 
+from api import audit
 from api.context import Context, context_of
-from api.exchange import NOBODY, Exchange, Req, granted, idempotency_key, json, request_id_of, tenant_of
+from api.exchange import NOBODY, Exchange, Req, granted, idempotency_key, json, reach_of, request_id_of, tenant_of
 from api.native import flow_view
 from api.native.render import FlowNdjson, FlowSse
-from api.native.requests import number, position
+from api.native.requests import merged, number, position, whose
 from api.native.wire import ChainBody, CompareBody, ParallelBody, parse
 from api.relay import Follower
 from shared.dispatch import CANCELLED
@@ -103,7 +105,7 @@ def _flow_id(request: Req, key: str | None) -> str:
 async def _found(request: Req, flow_id: str, *, outcomes: bool = True) -> FlowRecord:
     """Raises: NotFound, for another tenant's too."""
     record = await context_of(request).flows.get(flow_id, outcomes=outcomes)
-    if record is None or record.flow.tenant != tenant_of(request):
+    if record is None or reach_of(request) not in (None, record.flow.tenant):
         raise NotFound("flow", flow_id)
     return record
 
@@ -111,7 +113,7 @@ async def _found(request: Req, flow_id: str, *, outcomes: bool = True) -> FlowRe
 async def _own(request: Req, flow_id: str) -> Flow:
     """What was asked for, without its runs. Raises: as `_found`."""
     record = await context_of(request).flows.head(flow_id)
-    if record is None or record.flow.tenant != tenant_of(request):
+    if record is None or reach_of(request) not in (None, record.flow.tenant):
         raise NotFound("flow", flow_id)
     return record.flow
 
@@ -120,12 +122,12 @@ async def _own(request: Req, flow_id: str) -> Flow:
 async def list_flows(request: Req) -> Response[bytes]:
     ctx = context_of(request)
     limit, offset = number(request, "limit", 20, 1, 100), number(request, "offset", 0, 0, 1_000_000)
-    ids, total = await ctx.flows.list(tenant_of(request), limit=limit, offset=offset)
-    records = dict(zip(ids, await ctx.flows.heads(ids), strict=True))
-    gone = [id for id, record in records.items() if record is None]
-    await ctx.flows.drop(tenant_of(request), gone)
-    total -= len(gone)
-    found = [record for record in records.values() if record is not None]
+    tenant = whose(request)
+    if tenant is not None:
+        found, total = await _page(ctx, tenant, limit=limit, offset=offset)
+    else:
+        lists = [partial(_page, ctx, one) for one in await ctx.runs.tenants()]
+        found, total = await merged(lists, lambda record: record.created_at, limit=limit, offset=offset)
     shown = [
         {
             "flow_id": record.flow.id,
@@ -134,10 +136,19 @@ async def list_flows(request: Req) -> Response[bytes]:
             "lanes": len(record.flow.lanes),
             "ended": record.ends,
             "created_at": record.created_at,
+            **({"tenant": record.flow.tenant} if reach_of(request) is None else {}),
         }
         for record in found
     ]
     return json({"flows": shown, "total": total, "limit": limit, "offset": offset})
+
+
+async def _page(ctx: Context, tenant: str, *, limit: int, offset: int) -> tuple[list[FlowRecord], int]:
+    ids, total = await ctx.flows.list(tenant, limit=limit, offset=offset)
+    records = dict(zip(ids, await ctx.flows.heads(ids), strict=True))
+    gone = [id for id, record in records.items() if record is None]
+    await ctx.flows.drop(tenant, gone)
+    return [record for record in records.values() if record is not None], total - len(gone)
 
 
 @get("/flows/{flow_id:str}")
@@ -162,6 +173,7 @@ async def cancel_flow(request: Req, flow_id: str) -> Response[bytes]:
     flow = await _own(request, flow_id)
     await context_of(request).dispatch.cancel_flow(flow.id, CANCELLED)
     record = await _found(request, flow_id)
+    await audit.told(request, "flow.cancel", flow.id, owner=flow.tenant, result=record.status.value)
     return json(flow_view.shown(record), status=202 if record.status is FlowStatus.RUNNING else 200)
 
 

@@ -1,7 +1,11 @@
 """What the native routes read of a request besides its body."""
 
-from api.exchange import Req
-from shared.errors import InvalidRequest
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
+
+from api.exchange import Req, reach_of, tenant_of
+from shared.errors import InvalidRequest, PermissionDenied
 
 
 def position(request: Req) -> int:
@@ -14,6 +18,18 @@ def position(request: Req) -> int:
     return int(header)
 
 
+def whose(request: Req, *, default_all: bool = False) -> str | None:
+    """The tenant that a list is asked of: `?tenant=NAME`, or `*` for all (None), which are an admin's.
+
+    Raises: PermissionDenied."""
+    given = request.query_params.get("tenant")
+    if given is None:
+        return reach_of(request) if default_all else tenant_of(request)
+    if given != tenant_of(request) and reach_of(request) is not None:
+        raise PermissionDenied("only a key with `role: admin` may ask for other tenants", details={"field": "tenant"})
+    return None if given == "*" else given
+
+
 def number(request: Req, name: str, default: int, low: int, high: int) -> int:
     """A whole number of the query. Raises: InvalidRequest."""
     value = request.query_params.get(name)
@@ -22,3 +38,28 @@ def number(request: Req, name: str, default: int, low: int, high: int) -> int:
     if not value.isascii() or not value.isdigit() or len(value) > 16 or not low <= int(value) <= high:
         raise InvalidRequest(f"{name} must be a whole number from {low} to {high}, not {value[:40]!r}", field=name)
     return int(value)
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Lister(Protocol[T_co]):
+    """One tenant's list: a page of it, and how many there are."""
+
+    def __call__(self, *, limit: int, offset: int) -> Awaitable[tuple[Sequence[T_co], int]]: ...
+
+
+async def merged(
+    lists: Sequence[Lister[T_co]], at: Callable[[T_co], float], *, limit: int, offset: int
+) -> tuple[list[T_co], int]:
+    """One list of several, the newest first. Each must be read up to the page, so pages far down are refused.
+
+    Raises: InvalidRequest."""
+    if offset + limit > _FAR:
+        raise InvalidRequest(f"of all tenants only the first {_FAR} can be listed; ask for one tenant", field="offset")
+    pages = await asyncio.gather(*(one(limit=offset + limit, offset=0) for one in lists))
+    found = sorted((item for page, _ in pages for item in page), key=at, reverse=True)
+    return found[offset : offset + limit], sum(total for _, total in pages)
+
+
+_FAR = 1000

@@ -1,20 +1,22 @@
 """The native routes: prompts, runs, backends."""
 
+from functools import partial
 from typing import Any
 
 from litestar import Response, Router, delete, get, post
 
+from api import audit
 from api.context import context_of
-from api.exchange import Req, found, granted, json, may_use, request_id_of, resumed, tenant_of
+from api.exchange import Req, found, granted, json, may_use, reach_of, request_id_of, resumed, tenant_of
 from api.models import of_backend
-from api.native import fleet_routes, flow_routes, session_routes
+from api.native import fleet_routes, flow_routes, operator_routes, session_routes
 from api.native.answering import answered
 from api.native.render import Ndjson, Sse
-from api.native.requests import number, position
+from api.native.requests import merged, number, position, whose
 from api.native.translate import to_spec
-from api.native.wire import PromptBody, RunList, parse, view
+from api.native.wire import PromptBody, RunList, RunView, parse, view
 from shared.ids import new_id
-from shared.run import Status
+from shared.run import Run, Status
 
 
 @post("/prompt", status_code=200)
@@ -38,17 +40,34 @@ async def create_prompt(request: Req) -> Response[Any]:
 async def list_runs(request: Req) -> Response[bytes]:
     ctx = context_of(request)
     limit, offset = number(request, "limit", 100, 1, 1000), number(request, "offset", 0, 0, 1_000_000)
-    runs, total = await ctx.runs.list(tenant_of(request), limit=limit, offset=offset)
-    shown = RunList(runs=[view(run) for run in runs], total=total, limit=limit, offset=offset)
+    tenant = whose(request)
+    if tenant is not None:
+        runs, total = await ctx.runs.list(tenant, limit=limit, offset=offset)
+    else:
+        runs, total = await merged(
+            [partial(ctx.runs.list, one) for one in await ctx.runs.tenants()],
+            lambda run: run.created_at,
+            limit=limit,
+            offset=offset,
+        )
+    shown = RunList(runs=[_view(request, run) for run in runs], total=total, limit=limit, offset=offset)
     return json(shown)
+
+
+def _view(request: Req, run: Run) -> RunView:
+    """With its tenant, for who sees more than one."""
+    shown = view(run)
+    if reach_of(request) is None:
+        shown.tenant = run.spec.tenant
+    return shown
 
 
 @get("/runs/{run_id:str}")
 async def get_run(request: Req, run_id: str) -> Response[bytes]:
     ctx = context_of(request)
-    run = await found(ctx, run_id, tenant_of(request))
+    run = await found(ctx, run_id, reach_of(request))
     request.scope["state"]["run_id"] = run.id
-    shown = view(run)
+    shown = _view(request, run)
     if run.status is Status.WAITING:
         shown.position = await ctx.runs.position(run.id)
     return json(shown)
@@ -57,7 +76,7 @@ async def get_run(request: Req, run_id: str) -> Response[bytes]:
 @get("/runs/{run_id:str}/events")
 async def follow_run(request: Req, run_id: str) -> Response[Any]:
     after = position(request)
-    exchange = await resumed(request, run_id, tenant_of(request), after=after)
+    exchange = await resumed(request, run_id, reach_of(request), after=after)
     accept = request.headers.get("accept", "")
     kind = Ndjson if "ndjson" in accept or "json" in accept else Sse
     return await exchange.streamed(kind(exchange.spec), headers={}, hold=False, fails=None)
@@ -67,11 +86,12 @@ async def follow_run(request: Req, run_id: str) -> Response[Any]:
 async def cancel_run(request: Req, run_id: str) -> Response[bytes]:
     """202 where its worker has been ordered to end it, 200 where it has ended."""
     ctx = context_of(request)
-    run = await found(ctx, run_id, tenant_of(request))
+    run = await found(ctx, run_id, reach_of(request))
     request.scope["state"]["run_id"] = run.id
     how = await ctx.dispatch.cancel(run)
-    run = await found(ctx, run_id, tenant_of(request))
-    return json(view(run), status=202 if how == "ordered" else 200)
+    run = await found(ctx, run_id, reach_of(request))
+    await audit.told(request, "run.cancel", run.id, owner=run.spec.tenant, result=how)
+    return json(_view(request, run), status=202 if how == "ordered" else 200)
 
 
 @get("/backends")
@@ -94,5 +114,6 @@ router = Router(
         *flow_routes.handlers,
         *session_routes.handlers,
         *fleet_routes.handlers,
+        *operator_routes.handlers,
     ],
 )

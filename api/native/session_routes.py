@@ -1,23 +1,26 @@
 """The routes of sessions."""
 
 import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
 from litestar import Response, delete, get, post
 
+from api import audit
 from api.context import context_of
-from api.exchange import Req, granted, json, request_id_of, tenant_of
+from api.exchange import Req, granted, json, reach_of, request_id_of, tenant_of
 from api.models import of_backend
 from api.native.answering import answered
-from api.native.requests import number
+from api.native.requests import merged, number, whose
 from api.native.translate import to_spec
 from api.native.wire import PromptBody, ResumeBody, SessionView, parse
-from shared.errors import Conflict, InvalidRequest, NotFound
+from shared.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from shared.event import TokenUsage
 from shared.ids import new_id
 from shared.routing import KNOWN_BACKENDS
 from shared.session import Session
+from shared.store.runs import Added, Same
 
 _PAGE = 500  # sessions in one answer: Redis does nothing else for some milliseconds
 _STATUSES = ("active", "completed", "error", "cancelled")
@@ -30,10 +33,22 @@ async def list_sessions(request: Req) -> Response[bytes]:
     offset = number(request, "offset", 0, 0, 10_000_000)
     backend = _choice(request, "backend", KNOWN_BACKENDS)
     status = _choice(request, "status", _STATUSES)
-    found, total = await ctx.sessions.list(
-        tenant_of(request), backend=backend, status=status, limit=limit, offset=offset
-    )
-    return json({"sessions": [_view(one) for one in found], "total": total, "limit": limit, "offset": offset})
+    tenant = whose(request)
+    if tenant is not None:
+        found, total = await ctx.sessions.list(tenant, backend=backend, status=status, limit=limit, offset=offset)
+    else:
+        tenants = await ctx.runs.tenants()
+        lists = [partial(ctx.sessions.list, one, backend=backend, status=status) for one in tenants]
+        found, total = await merged(lists, lambda session: session.last_used, limit=limit, offset=offset)
+    shown = [_shown(request, one) for one in found]
+    return json({"sessions": shown, "total": total, "limit": limit, "offset": offset})
+
+
+def _shown(request: Req, session: Session) -> SessionView | dict[str, Any]:
+    """With its tenant, for who sees more than one."""
+    if reach_of(request) is not None:
+        return _view(session)
+    return {**msgspec.structs.asdict(_view(session)), "tenant": session.tenant}
 
 
 def _choice(request: Req, name: str, known: tuple[str, ...]) -> str | None:
@@ -45,7 +60,7 @@ def _choice(request: Req, name: str, known: tuple[str, ...]) -> str | None:
 
 @get("/sessions/{session_id:str}")
 async def get_session(request: Req, session_id: str) -> Response[bytes]:
-    return json(_view(await _found(request, session_id)))
+    return json(_shown(request, await _found(request, session_id)))
 
 
 @delete("/sessions/{session_id:str}", status_code=200)
@@ -54,6 +69,7 @@ async def delete_session(request: Req, session_id: str) -> Response[bytes]:
     how = await context_of(request).sessions.forget(session.id)
     if how == "active":
         raise Conflict(f"a turn of the session {session.id} is under way; cancel its run first")
+    await audit.told(request, "session.delete", session.id, owner=session.tenant, result="deleted")
     return json({"deleted": True, "id": session.id})
 
 
@@ -63,6 +79,8 @@ async def resume_session(request: Req, session_id: str) -> Response[Any]:
     raw = await request.body()
     body = parse(raw, ResumeBody)
     session = await _found(request, session_id)
+    if session.tenant != tenant_of(request):
+        raise PermissionDenied("a session is gone on with by a key of its own tenant alone")
     spec = to_spec(
         _prompt(session, body),
         model=of_backend(session.backend, body.model, ctx.config.model_aliases) or session.options.get("model"),
@@ -75,15 +93,19 @@ async def resume_session(request: Req, session_id: str) -> Response[Any]:
         spec = msgspec.structs.replace(spec, resume=session.cli_id, prior_usage=session.usage)
     spec = granted(request, spec)
     refuse = ctx.config.session.refuse_busy
+
+    async def put(follower: str | None, same: Same | None) -> Added:
+        added = await ctx.dispatch.resume(spec, session.host, follower=follower, same=same, must_be_free=refuse)
+        await audit.told(request, "session.resume", session.id, owner=session.tenant, result=added.run_id)
+        return added
+
     return await answered(
         request,
         spec,
         endpoint=f"sessions/{session.id}/resume",
         body=raw,
         output_format=body.output_format,
-        put=lambda follower, same: ctx.dispatch.resume(
-            spec, session.host, follower=follower, same=same, must_be_free=refuse
-        ),
+        put=put,
     )
 
 
@@ -100,7 +122,7 @@ def _prompt(session: Session, body: ResumeBody) -> PromptBody:
 async def _found(request: Req, given: str) -> Session:
     """By id or by what begins only one. Raises: NotFound, InvalidRequest."""
     ctx, tenant = context_of(request), tenant_of(request)
-    session = await ctx.sessions.get(tenant, given)
+    session = await ctx.sessions.get(reach_of(request), given)
     if session is not None:
         return session
     ids = await ctx.sessions.starting_with(tenant, given)

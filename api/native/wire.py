@@ -162,6 +162,7 @@ class RunView(msgspec.Struct, kw_only=True, omit_defaults=True):
     status: str
     backend: str
     created_at: float
+    tenant: str | None = None  # for admins
     model: str | None = None
     session_id: str | None = None
     queued_at: float | None = None

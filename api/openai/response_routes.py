@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 from litestar import Response, delete, get, post
 
+from api import audit, compat
 from api import body as bodies
-from api import compat
 from api.body import convert, decode, present
 from api.context import Context, context_of
 from api.conversation import Conversation
-from api.exchange import Req, detached, found, json, resumed, submitted, tenant_of
+from api.exchange import Req, detached, found, json, reach_of, resumed, submitted, tenant_of
 from api.openai import translate
 from api.openai.responses import ResponseEvents, id_of, of_run, run_of
 from api.openai.wire import RESPONSES_HEEDED, ResponsesBody
@@ -124,10 +124,15 @@ async def _resolved(ctx: Context, items: str | list[dict[str, Any]], tenant: str
     return found
 
 
-async def _stored(ctx: Context, response_id: str, tenant: str) -> Run:
+async def _stored(ctx: Context, response_id: str, tenant: str | None) -> Run:
     """Raises: NotFound, also for one that was not to be stored."""
     run = await ctx.runs.get(run_of(response_id)) if response_id.startswith("resp_") else None
-    if run is None or run.spec.tenant != tenant or not run.spec.reply.get("response") or not run.spec.reply["store"]:
+    if (
+        run is None
+        or tenant not in (None, run.spec.tenant)
+        or not run.spec.reply.get("response")
+        or not run.spec.reply["store"]
+    ):
         raise NotFound("response", response_id)
     return run
 
@@ -135,7 +140,7 @@ async def _stored(ctx: Context, response_id: str, tenant: str) -> Run:
 @get("/responses/{response_id:str}")
 async def get_response(request: Req, response_id: str) -> Response[Any]:
     ctx = context_of(request)
-    run = await _stored(ctx, response_id, tenant_of(request))
+    run = await _stored(ctx, response_id, reach_of(request))
     request.scope["state"]["run_id"] = run.id
     if request.query_params.get("stream", "false").lower() not in ("true", "1"):
         return json(of_run(run, await _thoughts(ctx, run)), compat.headers(run.spec, None, (), run))
@@ -168,15 +173,17 @@ async def _thoughts(ctx: Context, run: Run) -> str:
 @post("/responses/{response_id:str}/cancel", status_code=200)
 async def cancel_response(request: Req, response_id: str) -> Response[Any]:
     ctx = context_of(request)
-    run = await _ended(request, await _stored(ctx, response_id, tenant_of(request)))
+    run = await _ended(request, await _stored(ctx, response_id, reach_of(request)))
+    await audit.told(request, "run.cancel", run.id, owner=run.spec.tenant, result=run.status.value)
     return json(of_run(run))
 
 
 @delete("/responses/{response_id:str}", status_code=200)
 async def delete_response(request: Req, response_id: str) -> Response[Any]:
     ctx = context_of(request)
-    run = await _ended(request, await _stored(ctx, response_id, tenant_of(request)))
+    run = await _ended(request, await _stored(ctx, response_id, reach_of(request)))
     await ctx.runs.forget(run.id)
+    await audit.told(request, "run.erase", run.id, owner=run.spec.tenant, result="erased")
     return json({"id": id_of(run.id), "object": "response", "deleted": True})
 
 

@@ -296,6 +296,10 @@ class Runs:
             await self._redis("ZREM", name, *gone)
         return [run for run in runs if run is not None], total - len(gone)
 
+    async def tenants(self) -> Sequence[str]:
+        """All that have had a run, the last first."""
+        return texts(await self._redis("ZREVRANGE", names.TENANTS, 0, -1))
+
     async def totals(self) -> dict[str, int]:
         """What has been counted of all runs since the store began, by the names that `lib.lua` gives."""
         flat = await self._redis("HGETALL", names.TOTALS)

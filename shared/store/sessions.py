@@ -62,10 +62,11 @@ class Sessions:
         self._scripts = scripts
         self._redis = scripts.redis
 
-    async def get(self, tenant: str, id: str) -> Session | None:
+    async def get(self, tenant: str | None, id: str) -> Session | None:
+        """None for another tenant's; without a tenant whosever it is."""
         fields = await self._redis("HGETALL", names.session(id))
         found = _session(id, _pairs(fields))
-        return found if found is not None and found.tenant == tenant else None
+        return found if found is not None and tenant in (None, found.tenant) else None
 
     async def starting_with(self, tenant: str, prefix: str) -> list[str]:
         """At most two ids that begin so: one is it, two are too many."""
