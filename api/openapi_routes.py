@@ -54,6 +54,22 @@ _SESSIONS = (
     _query("backend", "Those of one backend.", _one_of(*BACKEND_NAMES)),
     _query("status", "Those in one state.", _one_of("active", "completed", "error", "cancelled")),
 )
+_TENANT = (_query("tenant", "Another tenant's, or `*` for all tenants' (admin).", {"type": "string", "minLength": 1}),)
+_DAY = {"type": "string", "format": "date"}
+_USAGE = (
+    _query("from", "The first day, UTC; 30 days before the last by default.", _DAY),
+    _query("to", "The last day; today by default.", _DAY),
+    _query("by", "What makes a row: of day, tenant, key, backend, model; all by default.", {"type": "string"}),
+    *(_query(name, f"Of one {name} alone.", {"type": "string"}) for name in ("key", "backend", "model")),
+)
+_AUDIT = (
+    _query("limit", "At most so many.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
+    _query("before", "Those older than this entry.", {"type": "string", "pattern": "^[0-9]{1,19}(-[0-9]{1,19})?$"}),
+    *(
+        _query(name, f"Of one {name} alone.", {"type": "string"})
+        for name in ("action", "tenant", "owner", "target", "key")
+    ),
+)
 _ASYNC = "JSON when all has ended; with Prefer: respond-async 202 and a Location; SSE with Accept: text/event-stream."
 _PROMPT = (
     "JSON by default; NDJSON with output_format stream-json; SSE with Accept: text/event-stream; 202 with Prefer: "
@@ -77,7 +93,12 @@ OPERATIONS = (
         _PROMPT,
     ),
     Operation(
-        "get", _V1 + "/runs", "list-runs", "The caller's runs, the newest first", "RunList", parameters=_page(1000, 100)
+        "get",
+        _V1 + "/runs",
+        "list-runs",
+        "The caller's runs, the newest first",
+        "RunList",
+        parameters=(*_page(1000, 100), *_TENANT),
     ),
     Operation("get", _V1 + "/runs/{run_id}", "get-run", "One run", "RunView", (404,)),
     Operation(
@@ -147,7 +168,7 @@ OPERATIONS = (
         "list-flows",
         "The caller's flows, the newest first",
         "FlowList",
-        parameters=_page(100, 20),
+        parameters=(*_page(100, 20), *_TENANT),
     ),
     Operation("get", _V1 + "/flows/{flow_id}", "get-flow", "One flow, as its answer shows it", "Flow", (404,)),
     Operation(
@@ -177,7 +198,7 @@ OPERATIONS = (
         "list-sessions",
         "Sessions, the last used first",
         "SessionList",
-        parameters=(*_SESSIONS, *_page(10_000, 100)),
+        parameters=(*_SESSIONS, *_page(10_000, 100), *_TENANT),
     ),
     Operation("get", _V1 + "/sessions/{session_id}", "get-session", "One session", "SessionView", (404,)),
     Operation(
@@ -195,6 +216,25 @@ OPERATIONS = (
         "RunView",
         _KEY,
         _PROMPT,
+    ),
+    Operation(
+        "get",
+        _V1 + "/usage",
+        "read-usage",
+        "Runs, tokens and cost by day, tenant, key, backend and model",
+        "Usage",
+        parameters=(*_USAGE, *_TENANT),
+        description="Of the caller's tenant; of all for admins. Failed and cancelled runs count too. `cost_usd` is null "
+        "where no CLI has reported any.",
+    ),
+    Operation(
+        "get",
+        _V1 + "/audit",
+        "read-audit",
+        "Who cancelled, erased, deleted, resumed, drained what (admin)",
+        "AuditLog",
+        parameters=_AUDIT,
+        description="The newest first; `next` is the `before` of the page that follows, null at the end.",
     ),
     Operation("get", _V1 + "/workers", "list-workers", "The live fleet (admin)", "WorkerList"),
     Operation(

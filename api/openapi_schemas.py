@@ -117,6 +117,35 @@ _MADE: dict[str, Schema] = {
         ),
         drained=_list(TEXT),
     ),
+    "Used": _object(
+        "What runs have used together; with those of day, tenant, key, backend, model that were asked for.",
+        dict.fromkeys(("day", "tenant", "key", "backend", "model"), TEXT),
+        runs=_object("How they ended.", total=COUNT, succeeded=COUNT, failed=COUNT, cancelled=COUNT),
+        token_usage=_object(
+            "As the CLIs reported.",
+            **dict.fromkeys(("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens"), COUNT),
+        ),
+        cost_usd=_or_null(NUMBER),
+        duration_ms=COUNT,
+    ),
+    "Usage": _object(
+        "`from` and `to` are days, UTC.",
+        by=_list(_one_of("day", "tenant", "key", "backend", "model")),
+        usage=_list(ref("Used")),
+        total=ref("Used"),
+        **{"from": TEXT, "to": TEXT},
+    ),
+    "AuditLog": _object(
+        "A page, the newest first.",
+        entries=_list(
+            _object(
+                "`tenant`, `key` and `address` did `action` to `target`, which is `owner`'s.",
+                **dict.fromkeys(("id", "at", "action", "target", "owner", "tenant", "key"), TEXT),
+                **dict.fromkeys(("address", "request_id", "result"), TEXT),
+            )
+        ),
+        next=_or_null(TEXT),
+    ),
     "Draining": _object("What the host was told.", host=TEXT, draining=YES_NO),
     "Health": _object(
         "`ok`: runs can be taken; `degraded`: not all is well; `unhealthy`: they cannot.",

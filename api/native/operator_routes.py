@@ -1,6 +1,7 @@
 """The routes of those who answer for the service: what was used, and who did what."""
 
 import datetime
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ _DEFAULT_DAYS = 30
 _MOST_DAYS = 400
 DIMENSIONS: tuple[str, ...] = ("day", "tenant", "key", "backend", "model")
 _TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+_ENTRY = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?").fullmatch
 _LOOK_AT = 10_000  # entries at most, where a filter passes over them
 
 
@@ -80,9 +82,12 @@ def _day(request: Req, name: str, default: datetime.date) -> datetime.date:
     if given is None:
         return default
     try:
-        return datetime.datetime.strptime(given, "%Y-%m-%d").replace(tzinfo=datetime.UTC).date()
+        found = datetime.datetime.strptime(given, "%Y-%m-%d").replace(tzinfo=datetime.UTC).date()
     except ValueError:
-        raise InvalidRequest(f"{name} must be a day such as 2026-01-31, not {given[:40]!r}", field=name) from None
+        found = _EPOCH
+    if found.year < 2000:
+        raise InvalidRequest(f"{name} must be a day such as 2026-01-31, not {given[:40]!r}", field=name)
+    return found
 
 
 def _dimensions(request: Req) -> tuple[str, ...]:
@@ -108,7 +113,7 @@ async def read_audit(request: Req) -> Response[bytes]:
     ctx = context_of(request)
     limit = number(request, "limit", 100, 1, 1000)
     before = request.query_params.get("before")
-    if before is not None and not all(part.isdecimal() and len(part) < 20 for part in (before + "-0").split("-")[:2]):
+    if before is not None and not _ENTRY(before):
         raise InvalidRequest(f"before must be the id of an entry, not {before[:40]!r}", field="before")
     shown: list[dict[str, Any]] = []
     looked = 0
