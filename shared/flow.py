@@ -52,6 +52,13 @@ class FlowRecord(msgspec.Struct, frozen=True, kw_only=True):
     stop: Failure | None = None
     runs: Mapping[int, Run] = {}
     closed: Mapping[int, Failure] = {}  # lanes that got no run
+    failure: Failure | None = None  # of the flow itself, once it has ended
+
+    @property
+    def left_alone(self) -> bool:
+        """It was stopped, since its caller had gone: who asks again wants another one."""
+        why = self.failure or self.stop
+        return why is not None and why.cause == "hung_up"
 
 
 class Next(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,8 @@ from shared.flow import Flow, FlowRecord, FlowStatus
 from shared.ids import new_id
 from shared.store.runs import ANOTHER_BODY
 
+_TRIES = 20  # how often a caller may lose his flow by going away
+
 
 @post("/parallel", status_code=200)
 async def create_parallel(request: Req) -> Response[Any]:
@@ -52,8 +54,11 @@ async def _carried_out(request: Req, made: Callable[[bytes, flow_view.Maker], Fl
     raw = await request.body()
     print_ = hashlib.sha256(raw).hexdigest()
     key = idempotency_key(request)
+    flow_id, record = new_id("flow"), None
+    if key is not None:
+        flow_id, record = await _of_key(request, key)
     make = flow_view.Maker(
-        _flow_id(request, key),
+        flow_id,
         tenant_of(request),
         request_id_of(request),
         ctx.config.model_aliases,
@@ -62,7 +67,7 @@ async def _carried_out(request: Req, made: Callable[[bytes, flow_view.Maker], Fl
     flow = made(raw, make)
     flow = msgspec.structs.replace(flow, reply={**flow.reply, "fingerprint": print_})
     detached = "respond-async" in request.headers.get("prefer", "")
-    if key is not None and (record := await ctx.flows.head(flow.id)) is not None:
+    if record is not None:
         if record.flow.tenant != flow.tenant or record.flow.reply["fingerprint"] != print_:
             raise InvalidRequest(ANOTHER_BODY, field="Idempotency-Key")
         if detached:
@@ -94,12 +99,16 @@ async def _begun(ctx: Context, flow: Flow, *, detached: bool) -> Follower | None
     return follower
 
 
-def _flow_id(request: Req, key: str | None) -> str:
-    """With a key the same request is the same flow."""
-    if key is None:
-        return new_id("flow")
+async def _of_key(request: Req, key: str) -> tuple[str, FlowRecord | None]:
+    """With a key the same request is the same flow, unless that was ended because its caller had gone."""
     named = f"{tenant_of(request)}\0{request.url.path}\0{key}"
-    return "flow_" + hashlib.sha256(named.encode()).hexdigest()[:24]
+    for _ in range(_TRIES):
+        flow_id = "flow_" + hashlib.sha256(named.encode()).hexdigest()[:24]
+        record = await context_of(request).flows.head(flow_id)
+        if record is None or not record.left_alone:
+            break
+        named += "\0again"
+    return flow_id, record
 
 
 async def _found(request: Req, flow_id: str, *, outcomes: bool = True) -> FlowRecord:

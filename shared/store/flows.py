@@ -13,8 +13,9 @@ from shared.store.runs import Depth, Runs, about, queue_full
 
 _encode = msgspec.json.Encoder().encode
 _flow = msgspec.json.Decoder(Flow)
+_outcome = msgspec.json.Decoder(Outcome)
 _failure = msgspec.json.Decoder(Failure)
-_FIELDS: tuple[str, ...] = ("flow", "status", "created", "ended", "detached", "ends")
+_FIELDS: tuple[str, ...] = ("flow", "status", "created", "ended", "detached", "ends", "outcome")
 
 
 class Flows:
@@ -128,7 +129,7 @@ class Flows:
 
 
 def _record(row: Sequence[bytes | None], stop: bytes | None, closed: Sequence[bytes]) -> FlowRecord | None:
-    flow, status, created, ended, detached, ends = row
+    flow, status, created, ended, detached, ends, outcome = row
     if flow is None or status is None or created is None:
         return None
     return FlowRecord(
@@ -139,5 +140,6 @@ def _record(row: Sequence[bytes | None], stop: bytes | None, closed: Sequence[by
         detached=detached is not None,
         ends=int(ends or 0),
         stop=None if stop is None else _failure.decode(stop),
+        failure=None if outcome is None else _outcome.decode(outcome).failure,
         closed={int(closed[i]): _failure.decode(closed[i + 1]) for i in range(0, len(closed), 2)},
     )

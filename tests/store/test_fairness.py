@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from shared.ids import new_id
 from shared.run import Outcome, RunSpec
 from shared.store.runs import Depth
@@ -33,6 +35,7 @@ async def served(store: Store, count: int) -> list[str]:
     return order
 
 
+@pytest.mark.parametrize("make_redis", [pytest.param("real", marks=pytest.mark.redis)], indirect=True)
 def test_a_caller_with_a_thousand_runs_does_not_starve_another(on_store):
     async def test(store: Store) -> None:
         await store.worker(slots=1)

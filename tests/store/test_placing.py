@@ -484,12 +484,12 @@ def test_a_step_with_labels_whose_hosts_are_gone_is_not_given_to_others(on_store
 def test_many_at_once_are_moved_without_one_being_doubled(on_store):
     async def test(store: Store) -> None:
         await host(store, "a", "echo", labels=ZONE, slots=8)
-        made = flow("parallel", *(f"p{n}" for n in range(30)), window=20)
+        made = flow("parallel", *(f"p{n}" for n in range(16)), window=12)
         lanes = tuple(
             RunSpec(id=s.id, tenant="t", backend="echo", prompt=s.prompt, flow_id=made.id, lane=s.lane, labels=ZONE)
             for s in made.lanes
         )
-        made = type(made)(id=made.id, tenant="t", kind="parallel", lanes=lanes, names=made.names, window=20)
+        made = type(made)(id=made.id, tenant="t", kind="parallel", lanes=lanes, names=made.names, window=12)
         await store.dispatch.submit_flow(made, follower=None)
         await host(store, "b", "echo", labels=ZONE, slots=8)
         await dies(store, "a")

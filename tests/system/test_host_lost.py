@@ -105,6 +105,24 @@ def test_a_caller_who_comes_back_without_waiting_leaves_a_run_that_outlives_him(
     assert ended(base, id)["status"] == "succeeded"
 
 
+def test_a_flow_that_was_ended_since_its_caller_had_gone_begins_anew_for_the_same_key(service):
+    base = service.apis[0][1]
+    body = {"tasks": [{"backend": "echo", "prompt": "x y", "extra": ["--delay-ms=1000"]}]}
+    key = {"idempotency-key": "f"}
+    with httpx.stream(
+        "POST", f"{base}/api/v1/parallel", json=body, headers={**key, "accept": "text/event-stream"}, timeout=30
+    ) as gone:
+        first = gone.headers["x-run-id"]
+    until(lambda: flow(base, first)["status"] == "cancelled")
+
+    again = post(base, "parallel", body, **key).json()
+    third = post(base, "parallel", body, **key).json()
+
+    assert (again["status"], again["results"][0]["output"]) == ("succeeded", "x y")
+    assert first != again["flow_id"] == third["flow_id"]
+    assert post(base, "parallel", {"tasks": [{"backend": "echo", "prompt": "z"}]}, **key).status_code == 400
+
+
 def test_a_host_that_comes_back_with_its_name_does_not_resurrect_what_has_been_ended():
     with serving(workers=1) as service:
         base = service.apis[0][1]
