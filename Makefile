@@ -64,5 +64,5 @@ soak: install  ## everything under load with faults for MINUTES=30; samples in .
 	$(BIN)/python -m bench.soak $(MINUTES)
 
 lock: install  ## renew requirements.lock from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --extra embedded --extra otel --group dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --no-annotate -q -o requirements.lock

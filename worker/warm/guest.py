@@ -24,6 +24,7 @@ _INTERRUPT_S = 3.0
 _CLAIMS_S = (0.0, 0.01, 0.05, 0.25, 1.0)  # after word of a tool
 _GONE_WITHIN_S = 3.0
 _SWEEP_S = 3.0
+_PASSING_S = 0.3
 
 
 class Guest(Course):
@@ -165,5 +166,19 @@ class Guest(Course):
                 break
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s + 0.0005, 0.005)
-        if found.unknown:
+        if await _stays(found.unknown):
             self.resident.drain("leftovers")
+
+
+async def _stays(unknown: list[tree.Seen]) -> bool:
+    """Whether any of them lives on: what a CLI runs for itself, or for another run that begins, comes and goes."""
+    deadline = time.monotonic() + _PASSING_S
+    while unknown := [
+        seen
+        for seen in unknown
+        if (now := tree.look(seen.pid)) is not None and now.start == seen.start and now.state not in "ZX"
+    ]:
+        if time.monotonic() > deadline:
+            return True
+        await asyncio.sleep(0.01)
+    return False
