@@ -73,6 +73,21 @@ def test_each_metric_and_each_label_that_is_named_is_in_a_scrape(scrape):
     assert strange == set()
 
 
+@pytest.mark.redis
+@pytest.mark.processes
+def test_the_page_has_each_metric_with_its_labels_and_no_other(scrape):
+    families = list(text_string_to_metric_families(scrape))
+    there = {found.name + "_total" if found.type == "counter" else found.name: found for found in families}
+    page = (ROOT / "docs" / "observability.md").read_text()
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `clinvk_")]
+    told = {name: labels for names, labels in rows for name in re.findall(r"`(\w+)`", names)}
+
+    assert told.keys() == there.keys()
+    for name, labels in told.items():
+        for sample in there[name].samples:
+            assert set(sample.labels) - {"le"} == set(labels.replace(" ", "").split(",")) - {""}, name
+
+
 def test_nothing_else_is_named_and_no_metric_twice_in_a_name():
     words = {word for e in expressions() for word in re.findall(r"\b([a-z_]+)(?=[{\[])", e)}
 
