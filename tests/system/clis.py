@@ -122,10 +122,10 @@ def heat(service: Service, backend: str) -> None:
         until(lambda: warm_state(service, backend).get("ready"))
 
 
-def spares_wait(service: Service) -> None:
-    """Until there is one for each kind of run that has come. Sooner seen than announced: a spare is started at a low
+def spares_wait(service: Service, count: int = SPARES) -> None:
+    """Until so many wait, one for each kind of run that has come and is among the first `count`. Sooner seen than announced: a spare is started at a low
     priority, which is taken back when it is ready."""
-    until(lambda: sum(map(_is_ready, spares(service))) == SPARES, 60)
+    until(lambda: sum(map(_is_ready, spares(service))) == count, 60)
 
 
 def spares(service: Service) -> list[int]:
