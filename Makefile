@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 CLIS := .clis/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install clis sdks serve check test fix bench soak lock
+.PHONY: help install clis sdks tools serve check test fix bench soak lock
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 10
@@ -38,13 +38,16 @@ $(CLIS): tests/clis/package.json tests/clis/package-lock.json
 sdks: install  ## install the pinned SDKs for the tests, from PyPI, npm and the Go proxy (left out where one is missing)
 	@tests/system/sdks/install.sh
 
+tools: install  ## install the linters of deploy/, and the images' own packages, into .tools
+	@tests/deploy/install.sh
+
 serve: install  ## everything on this machine, on http://127.0.0.1:8080
 	$(BIN)/clinvk serve
 
 check: install  ## format, lint, types, import rules, unit tests; under fifteen seconds
 	@$(BIN)/python -m tests.check
 
-test: install clis sdks  ## everything; says what it skipped and why
+test: install clis sdks tools  ## everything; says what it skipped and why
 	$(BIN)/ruff format --check -q .
 	$(BIN)/ruff check -q .
 	$(BIN)/mypy
@@ -64,5 +67,7 @@ soak: install  ## everything under load with faults for MINUTES=30; samples in .
 	$(BIN)/python -m bench.soak $(MINUTES)
 
 lock: install  ## renew requirements.lock from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra embedded --extra otel --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --no-annotate -q -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --constraint requirements.lock --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --no-annotate -q -o deploy/requirements.lock

@@ -31,6 +31,7 @@ from shared.dispatch import Dispatch
 from shared.errors import ClinvkError
 from shared.ids import new_id
 from shared.redis import Redis
+from shared.spans import Spans
 from shared.store import Limits, create_scripts
 from shared.store.audit import Audit
 from shared.store.events import Events
@@ -86,7 +87,9 @@ class App:
         self.context.relay.wake_all()
 
 
-def create_app(config: Config, keys: Keyring, home: Path, rotation: Rotation | None = None) -> App:
+def create_app(
+    config: Config, keys: Keyring, home: Path, rotation: Rotation | None = None, spans: Spans | None = None
+) -> App:
     """`config.redis.url` must be set; `home` is CLINVK_HOME; `rotation` keeps the keys up to date."""
     assert config.redis.url
     seen = Seen(Watch("api", home))
@@ -178,7 +181,7 @@ def create_app(config: Config, keys: Keyring, home: Path, rotation: Rotation | N
         served = Cors(served, origins, credentials=config.server.cors_allow_credentials, max_age_s=max_age_s)
     if config.server.metrics_enabled:
         served = Measured(served, seen)
-    return App(Paths(RequestIds(served)), litestar)
+    return App(Paths(RequestIds(served, spans)), litestar)
 
 
 def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -22,7 +22,7 @@ from api.embedded import Family
 from api.keys import Key, Keyring
 from api.layers import is_local
 from api.rotation import Rotation
-from shared import log, memory
+from shared import log, memory, spans
 from shared.config import Config
 from shared.config_sources import Loaded, load
 from shared.errors import ConfigError, StoreUnavailable
@@ -123,6 +123,7 @@ async def _serve(loaded: Loaded, keys: tuple[Keyring, Rotation | None], family: 
     if (rotation := keys[1]) is not None:
         loop.add_signal_handler(signal.SIGHUP, rotation.ask)
     instance: Instance | None = None
+    tracing: spans.Spans | None = None
     try:
         if family is not None:
             await family.wait_server()
@@ -131,7 +132,8 @@ async def _serve(loaded: Loaded, keys: tuple[Keyring, Rotation | None], family: 
             instance = await family.wait_worker(limits_of(config))
         await _reach_store(config.redis.url or "")
         _raise_file_limit()  # once the children have been started, to whom it is not given
-        app = create_app(config, keys[0], loaded.home, rotation)
+        tracing = spans.create("clinvk-api", os.environ)
+        app = create_app(config, keys[0], loaded.home, rotation, tracing)
         server = _Server(
             uvicorn.Config(
                 app.asgi,
@@ -159,6 +161,8 @@ async def _serve(loaded: Loaded, keys: tuple[Keyring, Rotation | None], family: 
         if family is not None:
             await family.end_worker(now=True)
             await family.end_server()
+        if tracing is not None:
+            tracing.close()
 
 
 async def _reach_store(url: str) -> None:

@@ -15,6 +15,7 @@ from api.keys import Key, Keyring
 from shared import log, trace
 from shared.errors import AuthenticationFailed, PermissionDenied
 from shared.ids import new_id
+from shared.spans import Span, Spans
 
 _log = logging.getLogger("clinvk.access")
 
@@ -33,8 +34,9 @@ class RequestIds:
     """Gives each request an id, kept from the caller where sane, and a place in its caller's trace or one of its own; logs
     it when it has been served."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, spans: Spans | None = None) -> None:
         self._app = app
+        self._spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if str(scope["type"]) != "http":
@@ -48,7 +50,12 @@ class RequestIds:
         given_trace = trace.parse(
             headers.get(b"traceparent", b"").decode("latin-1"), headers.get(b"tracestate", b"").decode("latin-1")
         )
-        place = given_trace.below() if given_trace is not None else trace.new()
+        span: Span | None = None
+        if self._spans is not None and scope["path"] not in _SELDOM:
+            span = self._spans.begin(str(scope.get("method")), given_trace, "server")
+            place = span.place
+        else:
+            place = given_trace.below() if given_trace is not None else trace.new()
         trace.current.set(place)
         log.begin(request_id=request_id, trace_id=place.trace_id)
         begun = time.monotonic()
@@ -72,8 +79,27 @@ class RequestIds:
             took = (time.monotonic() - begun) * 1000
             if run_id := state.get("run_id"):
                 log.note(run_id=str(run_id))
+            if span is not None:
+                _close(span, scope, status)
             level = logging.DEBUG if status < 400 and scope["path"] in _SELDOM else logging.INFO
             _log.log(level, "%s %s %d %.1f ms", scope.get("method"), scope["path"], status, took)
+
+
+def _close(span: Span, scope: Scope, status: int) -> None:
+    method, route = str(scope.get("method")), scope.get("path_template")
+    if route:
+        span.rename(f"{method} {route}")
+    state: Mapping[str, Any] = scope["state"]
+    span.set(
+        http__request__method=method,
+        http__route=route or None,
+        http__response__status_code=status,
+        url__path=scope["path"],
+        clinvk__request_id=state["request_id"],
+        clinvk__run_id=state.get("run_id"),
+        clinvk__tenant=state.get("tenant") or None,
+    )
+    span.end(str(status) if status >= 500 or status == 0 else None)
 
 
 class Browsers:

@@ -23,7 +23,8 @@ from typing import Any, Literal, TextIO
 _about: contextvars.ContextVar[dict[str, str]] = contextvars.ContextVar("about")
 
 # Libraries that say at info what only their makers want to know.
-_QUIET = ("celery", "kombu", "amqp", "redis", "uvicorn", "asyncio", "litestar", "httpx", "httpcore")
+_QUIET: tuple[str, ...] = ("celery", "kombu", "amqp", "redis", "uvicorn", "asyncio", "litestar", "httpx", "httpcore")
+_QUIET = (*_QUIET, "urllib3", "opentelemetry")
 _MAX_CHARS = 8_000
 _SECRETS = re.compile(
     r"(?<=://)[^/\s'\"]*(?=@)"  # user and password of a URL

@@ -1,8 +1,10 @@
 """`clinvk worker`: checks the configuration and becomes the warden over a worker process. `clinvk doctor`."""
 
 import argparse
+import asyncio
 import logging
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +12,9 @@ from pathlib import Path
 import msgspec
 
 from shared import log
+from shared.config import Config
 from shared.config_sources import load
-from shared.errors import ConfigError
+from shared.errors import ConfigError, StoreUnavailable
 from worker import warden
 from worker.warden import LIFELINE
 
@@ -27,6 +30,9 @@ def worker(argv: Sequence[str]) -> int:
     parser.add_argument("--concurrency", type=int, metavar="N", help="runs at once (worker.concurrency)")
     parser.add_argument("--backends", metavar="A,B", help="offer only these; default: all that are installed")
     parser.add_argument("--name", metavar="HOST", help="the host's name; default: the hostname")
+    parser.add_argument(
+        "--healthy", action="store_true", help="only tell by the exit code whether this host is announced"
+    )
     args = parser.parse_args(argv)
     flags = {"worker.concurrency": args.concurrency, "worker.name": args.name}
     loaded = load(args.config, os.environ, flags)
@@ -35,6 +41,8 @@ def worker(argv: Sequence[str]) -> int:
         _log.warning("%s", warning)
     if not loaded.config.redis.url:
         raise ConfigError("a worker needs redis.url (CLINVK_REDIS_URL); `clinvk serve` alone runs everything here")
+    if args.healthy:
+        sys.exit(asyncio.run(_healthy(loaded.config)))
     known = ("claude", "codex", "gemini", "echo")
     for name in (args.backends or "").split(","):
         if name.strip() and name.strip() not in known:
@@ -70,3 +78,24 @@ def doctor(argv: Sequence[str]) -> int:
     else:
         print(judge.text(checks))
     return code
+
+
+async def _healthy(config: Config) -> int:
+    """0: a live instance of this host is announced in Redis; 1 and a line that says what is not so."""
+    from shared.redis import Redis
+    from shared.store import Limits, create_scripts
+    from shared.store.hosts import Hosts
+
+    host = config.worker.name or socket.gethostname()
+    redis = Redis(config.redis.url or "")
+    try:
+        instances = await Hosts(create_scripts(redis, Limits())).list()
+    except StoreUnavailable as error:
+        print(error.message, file=sys.stderr)
+        return 1
+    finally:
+        await redis.aclose()
+    if any(instance.host == host for instance in instances):
+        return 0
+    print(f"no live worker of {host} is announced", file=sys.stderr)
+    return 1

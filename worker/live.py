@@ -10,6 +10,7 @@ from shared.event import Content, Message
 from shared.run import Failure
 from shared.store.events import Batch, Events
 from shared.store.runs import Claim
+from worker.run_spans import RunSpans
 
 _log = logging.getLogger(__name__)
 
@@ -28,8 +29,9 @@ class Live:
     Its events hold no more than `max_bytes`: what is over is cut, and the run ends as `output_too_large`.
     """
 
-    def __init__(self, claim: Claim, claimed_at: float, max_bytes: int) -> None:
+    def __init__(self, claim: Claim, claimed_at: float, max_bytes: int, spans: RunSpans | None = None) -> None:
         self.claim = claim
+        self.spans = spans or RunSpans(None, claim, "")
         self.spec = claim.spec
         self.renewed_at = claimed_at  # monotonic; when the last renewal that worked was sent
         self.sent = claim.sequence  # of the last event that Redis has

@@ -19,7 +19,7 @@ import msgspec
 import uvloop
 from redis.exceptions import RedisError
 
-from shared import log, memory, names
+from shared import log, memory, names, spans
 from shared.config import Config
 from shared.config_sources import load
 from shared.dispatch import Dispatch
@@ -27,6 +27,7 @@ from shared.errors import ConfigError
 from shared.ids import new_id
 from shared.redis import Redis
 from shared.run import Failure
+from shared.spans import Spans
 from shared.store import Limits as StoreLimits
 from shared.store import create_scripts
 from shared.store.events import Events
@@ -61,7 +62,9 @@ _AGAIN_S = 1.0  # before Celery is started again in a process that carries out r
 class Side:
     """The runner's loop with all that lives in it. One for the process. `heartbeat`: where the warden listens."""
 
-    def __init__(self, config: Config, home: Path, backends: list[str], heartbeat: int) -> None:
+    def __init__(
+        self, config: Config, home: Path, backends: list[str], heartbeat: int, tracing: Spans | None = None
+    ) -> None:
         self.config = config
         self.host = config.worker.name or socket.gethostname()
         self.instance = new_id("ins")
@@ -121,6 +124,7 @@ class Side:
             carry_on=dispatch.carry_on,
             marks=marks,
             warm=self._warm,
+            spans=tracing,
         )
         self._tally = Tally(self._redis)
         self._watch = Watch("worker", home, self.host)
@@ -272,7 +276,8 @@ def main(argv: Sequence[str]) -> int:
     backends = offered(config, only)
     if not backends:
         raise ConfigError("no backend is left that this worker may offer (backends.NAME.enabled, --backends)")
-    side = Side(config, loaded.home, backends, heartbeat)
+    tracing = spans.create("clinvk-worker", os.environ)
+    side = Side(config, loaded.home, backends, heartbeat, tracing)
     if lifeline >= 0:
         watch_lifeline(lifeline, lambda: _end_at_once(side.runner))
     side.start()
@@ -288,6 +293,8 @@ def main(argv: Sequence[str]) -> int:
         _log.error("Celery ended (exit code %s) and is started again beside the runs that go on", worker.exitcode)
         time.sleep(_AGAIN_S)
     side.close()
+    if tracing is not None:
+        tracing.close()
     return int(worker.exitcode or 0)
 
 

@@ -21,7 +21,8 @@ from shared.errors import (
 )
 from shared.event import Progress
 from shared.ids import new_id
-from shared.run import Failure, Outcome
+from shared.run import Failure, Outcome, RunSpec
+from shared.spans import Spans
 from shared.store.runs import Runs
 from shared.sweep import WORKER_LOST
 from worker import tree
@@ -31,6 +32,7 @@ from worker.forever import forever
 from worker.live import Live, Publisher, cut
 from worker.marks import Marks
 from worker.process import Flood, Process
+from worker.run_spans import RunSpans
 from worker.stage import Prepared, Stage
 from worker.warm.pool import Pool
 
@@ -71,6 +73,7 @@ class Runner:
         carry_on: Callable[[str], Awaitable[None]] | None = None,
         marks: Marks | None = None,
         warm: Pool | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self._runs = runs
         self._publisher = publisher
@@ -81,6 +84,7 @@ class Runner:
         self._carry_on = carry_on
         self._marks = marks
         self._warm = warm
+        self._spans = spans
         self._held: dict[str, Live] = {}
         self._slots = {name: asyncio.Semaphore(count) for name, count in limits.at_once.items()}
         self._draining = False
@@ -118,12 +122,14 @@ class Runner:
         if claim is None:
             return True
         log.begin(**claim.spec.about)
-        live = Live(claim, claimed_at, self._limits.max_output_bytes)
+        spans = RunSpans(self._spans, claim, self._host)
+        live = Live(claim, claimed_at, self._limits.max_output_bytes, spans)
         self._held[run_id] = live
         self._empty.clear()
         try:
             outcome = await self._drive(live)
             await self._end(live, outcome)
+            spans.end(outcome)
         finally:
             del self._held[run_id]
             if not self._held:
@@ -159,7 +165,11 @@ class Runner:
         return msgspec.structs.replace(outcome, duration_ms=int(took * 1000))
 
     async def _staged(self, live: Live) -> Outcome:
-        prepared = self._stage.prepare(live.spec)
+        with live.spans.cli(live.spec) as spec:
+            return await self._on_stage(live, spec)
+
+    async def _on_stage(self, live: Live, spec: RunSpec) -> Outcome:
+        prepared = self._stage.prepare(spec)
         try:
             if live.spec.dry_run or self._limits.dry_run:
                 return Outcome(exit_code=0, output=_shown(prepared.launch), not_enforced=prepared.launch.not_enforced)

@@ -41,6 +41,7 @@ class Claim(msgspec.Struct, frozen=True):
     token: str
     sequence: int  # of the last event so far
     attempt: int
+    waited_s: float = 0.0  # since it was asked for
 
 
 class Same(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,7 +215,8 @@ class Runs:
         if reply[4]:  # the session has been on since this turn was asked for
             used = _usage.decode(reply[5]) if reply[5] else None
             spec = msgspec.structs.replace(spec, resume=text(reply[4]), prior_usage=used)
-        return Claim(spec, token, int(reply[2]), int(reply[3]))
+        waited_s = float(reply[6]) / 1000 if len(reply) > 6 else 0.0  # a claim asked for again
+        return Claim(spec, token, int(reply[2]), int(reply[3]), waited_s)
 
     async def renew(self, held: Sequence[tuple[str, str]]) -> dict[str, Failure | None]:
         """Prolongs the leases of (run, token) pairs. Returns those that may not go on: None for a lease that is

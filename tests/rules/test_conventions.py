@@ -144,13 +144,15 @@ def test_every_variable_that_a_text_names_exists():
     assert [(path, name) for path, name in sorted(named) if not known(name)] == []
 
 
-def test_the_files_that_start_the_service_are_yaml_and_name_its_commands():
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+def test_the_files_that_start_the_service_name_its_commands():
     procfile = (ROOT / "Procfile").read_text()
+    units = [path.read_text() for path in (ROOT / "deploy" / "systemd").glob("*.service")]
+    images = (ROOT / "deploy" / "Dockerfile").read_text()
 
-    commands = [service["command"] for name, service in compose["services"].items() if name != "redis"]
-    commands += re.findall(r"^\w+: \.venv/bin/(.*)$", procfile, re.MULTILINE)
-    assert {command.split()[1] for command in commands} == {"serve", "worker"}
+    commands = re.findall(r"^\w+: \.venv/bin/clinvk (\w+)", procfile, re.MULTILINE)
+    commands += [re.search(r"^ExecStart=\S+/clinvk (\w+)", unit, re.MULTILINE)[1] for unit in units]
+    commands += re.findall(r'^CMD \["clinvk", "(\w+)"', images, re.MULTILINE)
+    assert sorted(commands) == ["serve"] * 3 + ["worker"] * 3
     assert yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["repo"] == "local"
 
 

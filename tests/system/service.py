@@ -179,7 +179,8 @@ class Stream:
 
     def _read(self, method: str, url: str, kwargs: dict[str, Any]) -> None:
         try:
-            with httpx.Client(timeout=60) as client, client.stream(method, url, **kwargs) as answer:
+            verify = kwargs.pop("verify", True)
+            with httpx.Client(timeout=60, verify=verify) as client, client.stream(method, url, **kwargs) as answer:
                 self._answer = answer
                 self.status.put((answer.status_code, dict(answer.headers)))
                 for line in answer.iter_lines():

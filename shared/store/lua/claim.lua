@@ -1,8 +1,8 @@
--- id, token, host, instance -> {'claimed', spec, seq, attempt, cli's own id of the session or '', tokens of the session so far as JSON or ''} | {status or ''}
+-- id, token, host, instance -> {'claimed', spec, seq, attempt, cli's own id of the session or '', tokens of the session so far as JSON or '', ms since it was asked for} | {status or ''}
 -- queued -> running, once. The same token may ask again: its first answer may have been lost.
 local id, token = ARGV[1], ARGV[2]
 local run = P .. 'run:' .. id
-local was = redis.call('HMGET', run, 'status', 'token', 'spec', 'seq', 'attempt', 'group', 'queue')
+local was = redis.call('HMGET', run, 'status', 'token', 'spec', 'seq', 'attempt', 'group', 'queue', 'created')
 local cli_id, used = '', ''
 if was[6] then
   local s = redis.call('HMGET', P .. 'session:' .. was[6], 'cli_id', 'input_tokens', 'output_tokens', 'cached_tokens',
@@ -30,4 +30,4 @@ if was[6] and redis.call('HGET', P .. 'group:' .. was[6], 'sticky') then
     redis.call('HSET', P .. 'session:' .. was[6], 'host', ARGV[3])
   end
 end
-return { 'claimed', was[3], was[4], tostring(attempt), cli_id, used }
+return { 'claimed', was[3], was[4], tostring(attempt), cli_id, used, now - tonumber(was[8]) }
