@@ -11,10 +11,11 @@ from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException, InternalServerException
 from litestar.types import ASGIApp
 
-from api import errors, health, metrics, openapi
+from api import deprecation, errors, health, metrics, openapi
 from api.anthropic import routes as anthropic
 from api.context import Context
 from api.cors import Cors
+from api.deprecation import Deprecations
 from api.exchange import NOBODY
 from api.keys import Keyring
 from api.layers import Auth, Browsers, RequestIds
@@ -163,7 +164,7 @@ def create_app(
         request_max_body_size=config.server.max_request_body_bytes,
         logging_config=None,
     )
-    served: ASGIApp = litestar
+    served: ASGIApp = Deprecations(litestar, deprecation.TABLE)
     if config.server.rate_limit_enabled or keys.required:
         served = RateLimit(
             served,

@@ -14,7 +14,8 @@ _HEADERS = (
 _STAINLESS = "x-stainless-"
 _EXPOSED = (
     b"x-request-id, request-id, x-run-id, location, retry-after, x-should-retry, x-clinvk-model, x-clinvk-backend, "
-    b"x-clinvk-ignored, x-clinvk-not-enforced"
+    b"x-clinvk-ignored, x-clinvk-not-enforced, ratelimit-limit, ratelimit-remaining, ratelimit-reset, deprecation, sunset, "
+    b"link"
 )
 
 

@@ -1,6 +1,7 @@
 """The OpenAPI document and its page, which needs no internet."""
 
 import functools
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import swagger_ui
 from litestar import Response, get
 from litestar.exceptions import NotFoundException
 
+from api.deprecation import TABLE, Deprecated, words
 from api.openapi_routes import EVENTS, OPERATIONS, Operation
 from api.openapi_schemas import ref, schemas
 
@@ -56,7 +58,7 @@ def _answers(operation: Operation) -> dict[str, Any]:
     return answers
 
 
-def _described(operation: Operation) -> dict[str, Any]:
+def _described(operation: Operation, table: Mapping[tuple[str, str], Deprecated] = TABLE) -> dict[str, Any]:
     path = operation.path
     told: dict[str, Any] = {
         "operationId": operation.id,
@@ -78,6 +80,9 @@ def _described(operation: Operation) -> dict[str, Any]:
         told["requestBody"] = {"required": True, "content": {"application/json": {"schema": ref(operation.body)}}}
     if operation.is_open:
         told["security"] = []
+    if (row := table.get((operation.method.upper(), path))) is not None:
+        told["deprecated"] = True
+        told["description"] = " ".join(filter(None, (told.get("description", ""), words(row))))
     return told
 
 

@@ -70,6 +70,7 @@ _AUDIT = (
         for name in ("action", "tenant", "owner", "target", "key")
     ),
 )
+_ERASE = (_query("erase", "Leave nothing of it: docs/api-keys.md.", {"type": "boolean", "default": False}),)
 _ASYNC = "JSON when all has ended; with Prefer: respond-async 202 and a Location; SSE with Accept: text/event-stream."
 _PROMPT = (
     "JSON by default; NDJSON with output_format stream-json; SSE with Accept: text/event-stream; 202 with Prefer: "
@@ -105,11 +106,14 @@ OPERATIONS = (
         "delete",
         _V1 + "/runs/{run_id}",
         "cancel-run",
-        "Cancel a run",
-        "RunView",
-        (404,),
+        "Cancel a run, or erase it",
+        "RunEnded",
+        (404, 409),
         accepted="RunView",
-        description="202: its worker has been ordered to end it.",
+        parameters=_ERASE,
+        description="202: its worker has been ordered to end it. With erase=true it is ended, and then its prompt, answer "
+        "and events are removed everywhere, with the session that it was a turn of. 409: it still ends, or it is part "
+        "of a flow, which is erased as a whole.",
     ),
     Operation(
         "get",
@@ -175,11 +179,13 @@ OPERATIONS = (
         "delete",
         _V1 + "/flows/{flow_id}",
         "cancel-flow",
-        "Cancel all of it",
-        "Flow",
-        (404,),
+        "Cancel all of it, or erase it",
+        "FlowEnded",
+        (404, 409),
         accepted="Flow",
-        description="202: runs of it still end.",
+        parameters=_ERASE,
+        description="202: runs of it still end. With erase=true all of it is ended, and then it is removed everywhere with "
+        "all its runs. 409: it still ends.",
     ),
     Operation(
         "get",

@@ -97,6 +97,9 @@ _MADE: dict[str, Schema] = {
         **_PAGE,
     ),
     "SessionList": _object("A page.", sessions=_list(ref("SessionView")), **_PAGE),
+    "Erased": _object("Nothing is left of it.", id=TEXT, erased=YES_NO),
+    "RunEnded": {"anyOf": [ref("RunView"), ref("Erased")]},
+    "FlowEnded": {"anyOf": [ref("Flow"), ref("Erased")]},
     "Deleted": _object("It is gone.", id=TEXT, deleted=YES_NO),
     "BackendList": _object(
         "By name.",

@@ -10,10 +10,11 @@ from litestar import Response, delete, get, post
 
 from api import audit
 from api.context import Context, context_of
+from api.erasure import erase_flow
 from api.exchange import NOBODY, Exchange, Req, granted, idempotency_key, json, reach_of, request_id_of, tenant_of
 from api.native import flow_view
 from api.native.render import FlowNdjson, FlowSse
-from api.native.requests import merged, number, position, whose
+from api.native.requests import merged, number, position, whose, yes
 from api.native.wire import ChainBody, CompareBody, ParallelBody, parse
 from api.relay import Follower
 from shared.dispatch import CANCELLED
@@ -178,8 +179,11 @@ async def follow_flow(request: Req, flow_id: str) -> Response[Any]:
 
 @delete("/flows/{flow_id:str}", status_code=200)
 async def cancel_flow(request: Req, flow_id: str) -> Response[bytes]:
-    """202 where runs of it still end, 200 where all have."""
+    """202 where runs of it still end, 200 where all have, or with `?erase=true` nothing is left of any."""
     flow = await _own(request, flow_id)
+    if yes(request, "erase"):
+        await erase_flow(request, flow)
+        return json({"erased": True, "id": flow.id})
     await context_of(request).dispatch.cancel_flow(flow.id, CANCELLED)
     record = await _found(request, flow_id)
     await audit.told(request, "flow.cancel", flow.id, owner=flow.tenant, result=record.status.value)

@@ -40,6 +40,14 @@ def number(request: Req, name: str, default: int, low: int, high: int) -> int:
     return int(value)
 
 
+def yes(request: Req, name: str) -> bool:
+    """A switch of the query. Raises: InvalidRequest."""
+    given = request.query_params.get(name, "false")
+    if given not in ("true", "false"):
+        raise InvalidRequest(f"{name} must be true or false, not {given[:40]!r}", field=name)
+    return given == "true"
+
+
 T_co = TypeVar("T_co", covariant=True)
 
 

@@ -7,12 +7,13 @@ from litestar import Response, Router, delete, get, post
 
 from api import audit
 from api.context import context_of
+from api.erasure import erase_run
 from api.exchange import Req, found, granted, json, may_use, reach_of, request_id_of, resumed, tenant_of
 from api.models import of_backend
 from api.native import fleet_routes, flow_routes, operator_routes, session_routes
 from api.native.answering import answered
 from api.native.render import Ndjson, Sse
-from api.native.requests import merged, number, position, whose
+from api.native.requests import merged, number, position, whose, yes
 from api.native.translate import to_spec
 from api.native.wire import PromptBody, RunList, RunView, parse, view
 from shared.ids import new_id
@@ -84,10 +85,13 @@ async def follow_run(request: Req, run_id: str) -> Response[Any]:
 
 @delete("/runs/{run_id:str}", status_code=200)
 async def cancel_run(request: Req, run_id: str) -> Response[bytes]:
-    """202 where its worker has been ordered to end it, 200 where it has ended."""
+    """202 where its worker has been ordered to end it, 200 where it has ended, or with `?erase=true` nothing is left."""
     ctx = context_of(request)
     run = await found(ctx, run_id, reach_of(request))
     request.scope["state"]["run_id"] = run.id
+    if yes(request, "erase"):
+        await erase_run(request, run)
+        return json({"erased": True, "id": run.id})
     how = await ctx.dispatch.cancel(run)
     run = await found(ctx, run_id, reach_of(request))
     await audit.told(request, "run.cancel", run.id, owner=run.spec.tenant, result=how)

@@ -1,6 +1,5 @@
 """The routes of responses: the queue in the SDK's own words."""
 
-import asyncio
 import contextlib
 from typing import Any
 
@@ -12,6 +11,7 @@ from api import body as bodies
 from api.body import convert, decode, present
 from api.context import Context, context_of
 from api.conversation import Conversation
+from api.erasure import erase_run, settled
 from api.exchange import Req, detached, found, json, reach_of, resumed, submitted, tenant_of
 from api.openai import translate
 from api.openai.responses import ResponseEvents, id_of, of_run, run_of
@@ -19,8 +19,6 @@ from api.openai.wire import RESPONSES_HEEDED, ResponsesBody
 from api.thoughts import Thoughts
 from shared.errors import InvalidRequest, LogExpired, NotFound
 from shared.run import Run, Status, Turn
-
-_END_WITHIN_S = 10.0  # how long a cancel is waited for
 
 
 @post("/responses", status_code=200)
@@ -181,9 +179,9 @@ async def cancel_response(request: Req, response_id: str) -> Response[Any]:
 @delete("/responses/{response_id:str}", status_code=200)
 async def delete_response(request: Req, response_id: str) -> Response[Any]:
     ctx = context_of(request)
-    run = await _ended(request, await _stored(ctx, response_id, reach_of(request)))
-    await ctx.runs.forget(run.id)
-    await audit.told(request, "run.erase", run.id, owner=run.spec.tenant, result="erased")
+    run = await _stored(ctx, response_id, reach_of(request))
+    request.scope["state"]["run_id"] = run.id
+    await erase_run(request, run)
     return json({"id": id_of(run.id), "object": "response", "deleted": True})
 
 
@@ -193,15 +191,8 @@ async def _ended(request: Req, run: Run) -> Run:
     request.scope["state"]["run_id"] = run.id
     if run.status.final:
         return run
-    exchange = await resumed(request, run.id, run.spec.tenant)
-    try:
-        await ctx.dispatch.cancel(run)
-        with contextlib.suppress(TimeoutError, LogExpired):
-            async with asyncio.timeout(_END_WITHIN_S):
-                while not exchange.follower.ended:
-                    await exchange.follower.next(_END_WITHIN_S)
-    finally:
-        await exchange.leave()
+    await ctx.dispatch.cancel(run)
+    await settled(ctx, run.id)
     return await found(ctx, run.id, run.spec.tenant)
 
 

@@ -110,6 +110,10 @@ class Flows:
         rows = await self._redis.all(commands) if commands else []
         return [_record(*rows[i : i + 3]) for i in range(0, len(rows), 3)]
 
+    async def forget(self, flow: Flow) -> bool:
+        """Nothing is left of an ended flow and of its runs. Returns whether that is so now by this call."""
+        return bool(await self._scripts("forget_flow", flow.id, *[spec.id for spec in flow.lanes]))
+
     async def detach(self, flow_id: str) -> None:
         """Nobody needs to follow it from now on."""
         await self._scripts("detach", flow_id)

@@ -203,7 +203,7 @@ class Runs:
         return next((how for how in ("moved", "stays", "pinned") if how == reply), "kept")
 
     async def forget(self, run_id: str) -> bool:
-        """Removes the record of an ended run and its events. Returns whether it did."""
+        """Nothing is left of an ended run. Returns whether that is so now by this call."""
         return bool(await self._scripts("forget", run_id))
 
     async def claim(self, run_id: str, token: str, *, host: str, instance: str) -> Claim | None:

@@ -476,6 +476,23 @@ local function again(id, now)
   release(was[1], now)
 end
 
+-- Nothing is left of an ended run: its record with prompt and answer, its events, what joins requests to it.
+local function erase(id)
+  local run = P .. 'run:' .. id
+  local was = redis.call('HMGET', run, 'tenant', 'owner', 'same')
+  if was[3] then
+    local same = P .. 'same:' .. was[3]
+    if redis.call('TYPE', same).ok == 'list' then
+      redis.call('LREM', same, 0, id)
+    elseif redis.call('HGET', same, 'run') == id then
+      redis.call('DEL', same)
+    end
+  end
+  redis.call('DEL', run, P .. 'events:' .. id, P .. 'followers:' .. id)
+  redis.call('ZREM', P .. 'unfollowed', id)
+  if was[1] then redis.call('ZREM', P .. 'runs:' .. (was[2] or was[1]), id) end
+end
+
 -- What the live instances carry together, and a little more, so that a freed slot finds its next run at hand.
 local function measure(queue, now)
   local slots = P .. 'slots:' .. queue

@@ -84,5 +84,6 @@ elseif same ~= '' then
   redis.call('LTRIM', P .. 'same:' .. same, 0, 19)
   redis.call('PEXPIRE', P .. 'same:' .. same, 3600000)
 end
+if same ~= '' then redis.call('HSET', run, 'same', same) end
 create(id, tenant, queue, spec, priority, retry, now, session, 0, ARGV[19])
 return { redis.call('HGET', run, 'status'), id }
