@@ -86,9 +86,10 @@ def install(service: Service, backend: str, url: str, way: str = "cold", **env: 
 
 @contextlib.contextmanager
 def serving_clis(
-    way: str = "cold", backends: Sequence[str] = CLIS, apis: int = 1, **config: str
+    way: str = "cold", backends: Sequence[str] = CLIS, apis: int = 1, *, heated: bool = True, **config: str
 ) -> Iterator[tuple[Service, MockLLM]]:
-    """One worker with the real CLIs, pointed at a mock; where the way is warm, each has a warm process ready."""
+    """One worker with the real CLIs, pointed at a mock; where the way is warm, each has a warm process ready, unless
+    it is not to be `heated`."""
     for backend in backends:
         command(backend)
     with MockLLM() as mock, serving(workers=0, apis=apis, **config) as service:
@@ -97,7 +98,7 @@ def serving_clis(
         if "claude" in backends:
             service.config["CLINVK_BACKENDS__CLAUDE__WARM__SIZE"] = str(SPARES)
         service.worker()
-        if way == "warm":
+        if way == "warm" and heated:
             for backend in backends:
                 heat(service, backend)
         yield service, mock

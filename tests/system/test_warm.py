@@ -1,0 +1,245 @@
+"""The warm way of the real codex beside its cold one: the same to callers, nothing left, nothing shared."""
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fakes.mockllm import MockLLM
+from tests.system import clis
+from tests.system.service import Service, children, kill_pid, living, prompt, run, stream, until, whole
+
+pytestmark = [pytest.mark.clis, pytest.mark.processes]
+
+FREE = {"approval_mode": "none", "sandbox_mode": "full", "backend": "codex"}
+
+
+@pytest.fixture(scope="module")
+def sides() -> Iterator[dict[str, tuple[Service, MockLLM]]]:
+    with clis.serving_clis("cold", ["codex"]) as cold, clis.serving_clis("warm", ["codex"]) as warm:
+        yield {"cold": cold, "warm": warm}
+
+
+def told(side: tuple[Service, MockLLM], text: str, **fields: Any) -> tuple[dict[str, Any], list[Any]]:
+    """What a caller sees, and what the model was sent, without what differs between any two runs."""
+    service, mock = side
+    before = len(mock.requests)
+    events = stream(service.apis[0][1], text, backend="codex", **fields).rest(60)
+    seen: dict[str, Any] = {"text": whole(events), "end": events[-1]["type"]}
+    seen["thoughts"] = "".join(e["content"]["text"] for e in events if e["type"] == "thinking")
+    seen["tools"] = [
+        {name: value for name, value in e["content"].items() if name != "id"}
+        for e in events
+        if e["type"].startswith("tool_")
+    ]
+    seen["usage"] = [e["content"] for e in events if e["type"] == "token_usage"]
+    last = events[-1]["content"]
+    runs = httpx.get(service.apis[0][1] + "/api/v1/runs?limit=1", timeout=30).json()["runs"]
+    result = run(service.apis[0][1], runs[0]["id"])["result"]
+    found = json.loads(json.dumps(result).replace(mock.url, "MOCK"))
+    seen["outcome"] = {
+        name: value
+        for name, value in found.items()
+        if name in ("output", "exit_code", "error", "error_cause", "token_usage", "turns")
+    }
+    seen["done"] = {name: last.get(name) for name in ("token_usage", "turn_count", "code")}
+    return seen, [plain(request.body, service.folder) for request in mock.requests[before:]]
+
+
+def plain(body: dict[str, Any], folder: Path) -> Any:
+    """The request without ids, directories and times."""
+    kept = {name: body.get(name) for name in ("model", "instructions", "tools", "text", "reasoning", "tool_choice")}
+    turns = [item for item in body["input"] if item.get("role") in ("user", "assistant")]
+    texts = ["".join(part.get("text", "") for part in item.get("content", [])) for item in turns]
+    kept["said"] = [text for text in texts if not text.startswith("<environment_context>")]
+    kept["permissions"] = ["read-only" in json.dumps(item) for item in body["input"] if item.get("role") == "developer"]
+    return json.loads(json.dumps(kept).replace(str(folder), "FOLDER"))
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("[[mock:text n=8 ms=5]] hello", {}),
+        ("[[mock:text n=8]] hello", {"ephemeral": True, "system_prompt": "You are a TEAPOT.", "model": "gpt-6-sol"}),
+        ("[[mock:think n=3]] hi", {"sandbox_mode": "read-only"}),
+        ("[[mock:tool cmd=echo+hello-from-tool;exit+3]] run", {"approval_mode": "none", "sandbox_mode": "full"}),
+        ("[[mock:text]] hi", {"approval_mode": "auto"}),
+        ("[[mock:status code=429]] hi", {"ephemeral": True}),
+        ("[[mock:status code=400]] hi", {"ephemeral": True}),
+        ("[[mock:status code=404]] hi", {}),
+    ],
+)
+def test_callers_and_the_model_see_the_same(sides, text, fields):
+    cold, asked = told(sides["cold"], text, **fields)
+    warm, asked_warm = told(sides["warm"], text, **fields)
+
+    assert warm == cold
+    assert asked_warm == asked
+
+
+def test_every_run_of_this_page_was_a_warm_one(sides):
+    service, _ = sides["warm"]
+
+    seen = clis.warm_state(service, "codex")
+
+    assert set(seen["misses"]) == {"first"}
+    assert seen["starts"] == 1
+
+
+def test_sessions_go_on_from_cold_to_warm_and_back():
+    flags = '["--color="]'
+    with clis.serving_clis("warm", ["codex"], heated=False, CLINVK_BACKENDS__CODEX__ALLOW_EXTRA_FLAGS=flags) as (
+        service,
+        _,
+    ):
+        base = service.apis[0][1]
+        first = prompt(base, "[[mock:text n=2]] one", backend="codex")
+        assert first["exit_code"] == 0, first
+        until(lambda: clis.warm_state(service, "codex").get("ready"))
+        url = f"{base}/api/v1/sessions/{first['session_id']}/resume"
+
+        for number, (word, extra) in enumerate((("two", []), ("three", ["--color=never"]), ("four", [])), 2):
+            answer = httpx.post(url, json={"prompt": f"[[mock:seen]] {word}", "extra": extra}, timeout=60).json()
+            assert answer["exit_code"] == 0, answer
+            users = [said.split()[-1] for said in json.loads(answer["output"])["users"]]
+            assert [said for said in users if said in ("one", "two", "three", "four")] == [
+                "one",
+                "two",
+                "three",
+                "four",
+            ][:number]
+            assert answer["token_usage"]["output_tokens"] == 1
+            assert answer["token_usage"]["input_tokens"] == 100
+        seen = until(lambda: (found := clis.warm_state(service, "codex")).get("hits") == 2 and found)
+        assert (seen["hits"], seen["misses"]) == (2, {"first": 1, "extra": 1})
+
+
+def app_servers(service: Service) -> list[int]:
+    return [pid for pid in living(f"HOME={service.folder}/host0") if b"\0app-server\0" in cmdline(pid)]
+
+
+def cmdline(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def sleeping(seconds: int) -> list[int]:
+    return [int(p.name) for p in Path("/proc").glob("[0-9]*") if cmdline(int(p.name)) == f"sleep\0{seconds}\0".encode()]
+
+
+def test_a_cancel_kills_a_tool_to_its_last_grandchild_and_the_process_goes_on(sides):
+    service, _ = sides["warm"]
+    base = service.apis[0][1]
+    (host,) = app_servers(service)
+    command = "(setsid+sleep+31771+&);sleep+0.4;(env+-i+/usr/bin/setsid+/bin/sh+-c+'sleep+31771'+&);sleep+31771"
+    following = stream(base, f"[[mock:tool cmd={command}]] run", **FREE)
+    run_id = following.run_id
+    until(lambda: len(sleeping(31771)) == 3)
+
+    httpx.delete(f"{base}/api/v1/runs/{run_id}", timeout=30)
+
+    assert following.rest()[-1]["content"]["code"] == "cancelled"
+    assert sleeping(31771) == []
+    assert app_servers(service) == [host]
+
+
+def test_what_a_run_left_in_the_background_ends_with_it(sides):
+    service, _ = sides["warm"]
+
+    events = stream(service.apis[0][1], "[[mock:tool cmd=sleep+31772+&+sleep+0.3]] run", **FREE).rest()
+
+    assert events[-1]["type"] == "done"
+    assert sleeping(31772) == []
+
+
+def test_tools_see_their_runs_directory_and_nothing_of_the_process(sides):
+    service, mock = sides["warm"]
+
+    stream(service.apis[0][1], "[[mock:tool cmd=env]] run", **FREE).rest()
+
+    env = json.dumps(mock.requests[-1].body["input"][-1])
+    assert "/runs/run_" in env
+    assert "MOCK_KEY" not in env
+    assert "CLINVK_INSTANCE" not in env
+
+
+@pytest.mark.parametrize("scope", ["tenant", "host"])
+def test_what_one_tenant_said_reaches_no_other(scope):
+    keys = '[{"key": "ka", "name": "a"}, {"key": "kb", "name": "b"}]'
+    config = {"CLINVK_SERVER__API_KEYS": keys, "CLINVK_BACKENDS__CODEX__WARM__SCOPE": scope}
+    with clis.serving_clis("warm", ["codex"], heated=False, **config) as (service, mock):
+        base = service.apis[0][1]
+
+        def ask(key: str, text: str, **fields: Any) -> dict[str, Any]:
+            body = {"backend": "codex", "prompt": text, **fields}
+            answer = httpx.post(base + "/api/v1/prompt", json=body, headers={"x-api-key": key}, timeout=60)
+            assert answer.json().get("exit_code") == 0, answer.text
+            return dict(answer.json())
+
+        ask("ka", "[[mock:text]] heat")
+        ask("kb", "[[mock:text]] heat")
+        until(lambda: app_servers(service))
+        for number in range(8):
+            ask("ka", f"[[mock:text]] CANARY-{number}", ephemeral=number % 2 == 0)
+        ask("ka", "[[mock:tool cmd=echo+CANARY+>+kept]] run", sandbox_mode="full", approval_mode="none")
+        before = len(mock.requests)
+        mine = [
+            ask("kb", "[[mock:tool cmd=ls+-a;env]] look", sandbox_mode="full", approval_mode="none") for _ in range(8)
+        ]
+        until(lambda: len(app_servers(service)) == (2 if scope == "tenant" else 1))
+
+        assert not any("CANARY" in json.dumps(request.body) for request in mock.requests[before:])
+        sessions = service.folder / "host0" / ".clinvk" / "sessions"
+        for found in mine:
+            files = [path for path in (sessions / found["session_id"]).rglob("*") if path.is_file()]
+            assert not any(b"CANARY" in path.read_bytes() or path.name == "kept" for path in files)
+
+
+def test_one_that_is_killed_in_the_middle_of_two_runs_fails_both_and_the_next_is_served():
+    with clis.serving_clis("warm", ["codex"]) as (service, _):
+        base = service.apis[0][1]
+        (host,) = app_servers(service)
+        following = [stream(base, "[[mock:text n=400 ms=40]] go", backend="codex") for _ in range(2)]
+        for one in following:
+            while one.next()["type"] != "message":
+                pass
+        kill_pid(host)
+
+        for one in following:
+            last = one.rest()[-1]
+            assert (last["type"], last["content"]["code"]) == ("error", "backend_error")
+            assert "in the middle" in last["content"]["message"]
+        assert prompt(base, "[[mock:text n=2]] next", backend="codex")["output"] == "tok0 tok1 "
+
+
+def test_a_worker_that_is_killed_leaves_no_warm_process():
+    with clis.serving_clis("warm", ["codex"]) as (service, _):
+        base = service.apis[0][1]
+        following = stream(base, "[[mock:tool cmd=sleep+31773]] run", **FREE)
+        following.run_id  # noqa: B018  # waits for the stream to be open
+        until(lambda: sleeping(31773))
+        begun = time.monotonic()
+        os.kill(service.celery_of(service.workers[0]), signal.SIGKILL)
+
+        until(lambda: not sleeping(31773) and not app_servers(service), 5)
+        assert time.monotonic() - begun < 5
+        for pid in [service.workers[0].pid, *children(service.workers[0].pid)]:
+            kill_pid(pid)
+
+
+def test_a_worker_that_is_told_to_end_takes_its_warm_processes_with_it():
+    with clis.serving_clis("warm", ["codex"]) as (service, _):
+        assert app_servers(service)
+        service.workers[0].send(signal.SIGTERM)
+        service.workers[0].wait(20)
+
+        assert not app_servers(service)
+        assert not list((service.folder / "host0" / ".clinvk" / "runs").iterdir())
