@@ -201,6 +201,11 @@ def environ(pid: int) -> dict[bytes, bytes]:
     return dict(pair.partition(b"=")[::2] for pair in pairs if pair)
 
 
+def command(pid: int) -> str:
+    """The program alone: its arguments may hold what is nobody's business."""
+    return _read(f"/proc/{pid}/comm").decode(errors="replace").strip()
+
+
 def is_of(pid: int, mark: Mark) -> bool | None:
     """The environment is asked only where there is no tag: a run within a run has its own. None: it cannot be told
     now, as of a process that is in the middle of an exec or of its end."""

@@ -44,7 +44,10 @@ class Answer:
         if not text:
             return []
         events: list[Content] = []
+        gap = "\n\n" if self._done and not self._done[-1].endswith("\n") else ""
         if self._again is not None:
+            if self._matched == 0:
+                text = gap + text
             rest = self._again[self._matched : self._matched + len(text)]
             same = _common(rest, text)
             self._matched += same
@@ -52,8 +55,8 @@ class Answer:
             if not text and self._matched < len(self._again):
                 return []
             events += self._settle()
-        elif not self._segment and self._done and not self._done[-1].endswith("\n"):
-            text = "\n\n" + text
+        elif not self._segment:
+            text = gap + text
         if text:
             self._segment.append(text)
             events.append(Message(text, is_partial=partial))

@@ -279,6 +279,9 @@ class AppParser(Parser):
                 *self._value(),
                 TokenUsage(used.input_tokens, used.output_tokens, used.cached_tokens, used.reasoning_tokens),
             ]
+        if status == "interrupted" and self.hopeless is not None:  # that is why
+            self._failure = self.hopeless
+            return []
         error = part(turn, "error")
         said = text(part(error, "message")) or ("the turn was interrupted" if status == "interrupted" else "")
         self._failure = classify("codex", said or "it gave no reason", status=_status(part(error, "codexErrorInfo")))

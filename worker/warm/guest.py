@@ -154,31 +154,24 @@ class Guest(Course):
         """Ends what the run left running; what cannot be told from another run's ends with the process."""
         if not self._begun:
             return
-        deadline = time.monotonic() + _SWEEP_S
+        begun = time.monotonic()
         pause_s = 0.0
+        found = self._look()
+        lasting = found.unknown
         while True:
-            found = self._look()
-            if not found.mine and found.believable:
+            waited_s = time.monotonic() - begun
+            # What a CLI runs for itself comes and goes; one between fork and exec may be a neighbour's.
+            if not found.mine and found.believable and (not lasting or waited_s > _PASSING_S):
                 break
             self._kill(found)
-            if time.monotonic() > deadline:
+            if waited_s > _SWEEP_S:
                 _log.error("run %s: still there after SIGKILL: %s", self.run_id, [seen.pid for seen in found.mine])
                 break
             await asyncio.sleep(pause_s)
-            pause_s = min(pause_s + 0.0005, 0.005)
-        if await _stays(found.unknown):
-            self.resident.drain("leftovers")
-
-
-async def _stays(unknown: list[tree.Seen]) -> bool:
-    """Whether any of them lives on: what a CLI runs for itself, or for another run that begins, comes and goes."""
-    deadline = time.monotonic() + _PASSING_S
-    while unknown := [
-        seen
-        for seen in unknown
-        if (now := tree.look(seen.pid)) is not None and now.start == seen.start and now.state not in "ZX"
-    ]:
-        if time.monotonic() > deadline:
-            return True
-        await asyncio.sleep(0.01)
-    return False
+            pause_s = min(pause_s + 0.0005, 0.01)
+            found = self._look()
+            now = {(seen.pid, seen.start) for seen in found.unknown}
+            lasting = [seen for seen in lasting if (seen.pid, seen.start) in now]
+        if lasting:
+            what = [tree.command(seen.pid) for seen in lasting]
+            self.resident.drain("leftovers", f"run {self.run_id} left {what[:5]}")

@@ -82,9 +82,10 @@ class Resident:
             self._over.set()
         self._changed()
 
-    def drain(self, why: str) -> None:
+    def drain(self, why: str, detail: str = "") -> None:
         """No more runs; its end when the last has ended. The first reason stands."""
         self.why = self.why or why
+        self.detail = self.detail or detail
         if self.state in (State.STARTING, State.READY):
             self.state = State.DRAINING
         if self.running == 0:
