@@ -82,12 +82,17 @@ class Seen:
             await self._tally.flush()
 
     async def run(self, tally: Tally, hosts: Hosts, api: str) -> None:
-        """Until cancelled."""
+        """Until cancelled; what it does not expect is logged, and it begins anew."""
         self._tally = tally
-        async with asyncio.TaskGroup() as group:
-            group.create_task(tally.run(), name="tally")
-            group.create_task(self._watch.run(), name="watch")
-            group.create_task(self._tell(hosts, api), name="tell")
+        while True:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(tally.run(), name="tally")
+                    group.create_task(self._watch.run(), name="watch")
+                    group.create_task(self._tell(hosts, api), name="tell")
+            except* Exception:  # noqa: BLE001  # the edge of a task that nobody waits for
+                _log.exception("looking at itself met what it does not expect; it goes on")
+            await asyncio.sleep(_TELL_S)
 
     async def _tell(self, hosts: Hosts, api: str) -> None:
         while True:
