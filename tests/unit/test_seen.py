@@ -64,7 +64,8 @@ def out():
 
 def test_what_a_server_logs_of_a_failed_request_says_which_it_was_and_the_next_is_another(out):
     async def app(scope, receive, send):
-        log.note(tenant=scope["path"])
+        if scope["path"] == "/one":
+            log.note(tenant="t")
         raise RuntimeError("broken")
 
     async def served(path):
@@ -81,6 +82,6 @@ def test_what_a_server_logs_of_a_failed_request_says_which_it_was_and_the_next_i
     asyncio.run(served("/one"))
 
     rows = [json.loads(line) for line in out.getvalue().splitlines()]
-    told = [(row["request_id"], row["tenant"]) for row in rows if row["logger"] == "uvicorn.error"]
-    assert told == [("one", "/one"), ("two", "/two")]
+    told = [(row["request_id"], row.get("tenant")) for row in rows if row["logger"] == "uvicorn.error"]
+    assert told == [("one", "t"), ("two", None)]
     assert len({row["trace_id"] for row in rows}) == 2
