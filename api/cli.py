@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 import uvloop
@@ -29,6 +28,7 @@ from shared.errors import ConfigError, StoreUnavailable
 from shared.host import Instance, Readiness
 from shared.key_sources import read_keys
 from shared.redis import Redis
+from shared.redis_url import parse
 
 _log = logging.getLogger("clinvk.serve")
 
@@ -171,9 +171,7 @@ async def _reach_store(url: str) -> None:
     try:
         await redis("PING")
     except StoreUnavailable as error:
-        where = urlsplit(url)
-        place = where.path if where.scheme == "unix" else f"{where.hostname}:{where.port or 6379}"
-        raise ConfigError(f"cannot reach Redis at {place} (redis.url): {error.message}") from error
+        raise ConfigError(f"cannot reach Redis at {parse(url).shown} (redis.url): {error.message}") from error
     finally:
         await redis.aclose()
 

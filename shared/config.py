@@ -233,7 +233,11 @@ class Parallel(_Section, frozen=True):
 class Redis(_Section, frozen=True):
     url: Annotated[
         Text | None,
-        key("redis://, rediss:// or unix://; none: `clinvk serve` runs everything on this machine", secret=True),
+        key(
+            "redis://, unix://, redis+sentinel://HOST,HOST/SERVICE/DB, and rediss:// or rediss+sentinel:// by TLS "
+            "(`?ssl_ca_certs=...&ssl_certfile=...&ssl_keyfile=...`); none: `clinvk serve` runs everything here",
+            secret=True,
+        ),
     ] = None
 
 

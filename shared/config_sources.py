@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from shared import key_sources
+from shared import key_sources, redis_url
 from shared.config import BACKEND_NAMES, Config
 from shared.config_keys import IGNORED, Key, all_keys
 from shared.errors import ConfigError
@@ -30,7 +30,6 @@ _PLACES = ("CLINVK_CONFIG", "CLINVK_HOME")
 # What processes tell each other, and what tests and CI set.
 _OTHER = ("CLINVK_LIFELINE", "CLINVK_RUN", "CLINVK_INSTANCE", "CLINVK_WARDEN", "CLINVK_REQUIRE")
 _MAX_BYTES = 1 << 20
-_URLS = ("redis://", "rediss://", "unix://", "redis+socket://")
 _PATHS = ("server.api_keys_file", "server.allowed_workdir_prefixes", "server.blocked_workdir_prefixes")
 # PyYAML's constructors let these through for values such as `!!int x` or `2001-99-99`.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError)
@@ -234,8 +233,11 @@ class _Load:
             raise self._refusal("server.api_keys", "it holds no key; remove it to serve without keys")
         key_sources.check(config)  # gopass is asked by the API alone
         url = config.redis.url
-        if url is not None and not url.startswith(_URLS):
-            raise self._refusal("redis.url", f"{mask(url)!r} must begin with {', '.join(_URLS)}")
+        if url is not None:
+            try:
+                redis_url.parse(url)
+            except ValueError as error:
+                raise self._refusal("redis.url", f"{mask(url)!r} {error}") from None
         # A smaller max_window alone is no contradiction: flows that ask for no window get that.
         if "parallel.max_workers" in self._values and config.parallel.max_workers > config.parallel.max_window:
             raise self._refusal("parallel.max_workers", f"it is above max_window ({config.parallel.max_window})")

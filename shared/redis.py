@@ -14,6 +14,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, Red
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.errors import StoreUnavailable
+from shared.redis_url import Place, parse
 
 Arg = str | bytes | int | float
 Command = Sequence[Arg]
@@ -29,18 +30,13 @@ class Redis:
     """All commands of a process share one connection, many under way at once; redis-py makes it, anew when it breaks.
 
     A connection for each command that is under way, as the library's own client has it, costs five times the CPU.
-    `url`: redis://, rediss://, unix:// or redis+socket:// (Celery's word for unix://). Nothing is connected yet.
+    `url`: as redis_url.py has it. Nothing is connected yet.
     """
 
     def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
         self._timeout_s = timeout_s
-        self._pool = aio.ConnectionPool.from_url(
-            url.replace("redis+socket://", "unix://", 1),
-            protocol=_PROTOCOL,
-            socket_timeout=None,  # which would be paid for with each command; `_Link` watches
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._place = parse(url)
+        self._sentinels = _Sentinels(self._place, timeout_s) if self._place.service else None
         self._link: _Link | None = None
         self._connecting = asyncio.Lock()
 
@@ -76,7 +72,9 @@ class Redis:
         return self._link
 
     async def _connect(self) -> Any:
-        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py: no annotation
+        async with asyncio.timeout(self._timeout_s):
+            host, port = await self._sentinels.master() if self._sentinels else (self._place.hosts or (("", 0),))[0]
+        connection = self._made(host, port)
         try:
             async with asyncio.timeout(self._timeout_s):  # the library itself would wait for the handshake for ever
                 await connection.connect()
@@ -84,6 +82,19 @@ class Redis:
             await connection.disconnect(nowait=True)
             raise
         return connection
+
+    def _made(self, host: str, port: int) -> Any:
+        given: dict[str, Any] = self._place.login | {
+            "protocol": _PROTOCOL,
+            "socket_timeout": None,  # which would be paid for with each command; `_Link` watches
+            "socket_connect_timeout": self._timeout_s,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        if self._place.path:
+            return aio.UnixDomainSocketConnection(path=self._place.path, **given)
+        if self._place.tls is not None:
+            return aio.SSLConnection(host=host, port=port, **given, **self._place.tls)
+        return aio.Connection(host=host, port=port, **given)
 
     async def subscribe(self, channel: str) -> AsyncIterator[bytes | None]:
         """The messages of a channel, for ever. None: it is subscribed from now on, what came before may be missed.
@@ -113,6 +124,28 @@ class Redis:
     async def aclose(self) -> None:
         if self._link is not None:
             await self._link.close()
+        if self._sentinels is not None:
+            await self._sentinels.aclose()
+
+
+class _Sentinels:
+    """Those who know which server is the master; the first that answers is asked first from then on."""
+
+    def __init__(self, place: Place, timeout_s: float) -> None:
+        tls = {"ssl": True, **place.tls} if place.tls is not None else {}
+        each_s = timeout_s / (len(place.hosts) + 1)  # one that hangs leaves the others their turn
+        given = {**place.sentinel_login, **tls, "protocol": _PROTOCOL, "socket_timeout": each_s}
+        given |= {"socket_connect_timeout": each_s, "retry": Retry(NoBackoff(), 0)}
+        self._known = aio.Sentinel(list(place.hosts), sentinel_kwargs=given)  # type: ignore[no-untyped-call]  # redis-py
+        self._service = place.service
+
+    async def master(self) -> tuple[str, int]:
+        """Raises: the library's own errors."""
+        host, port = await self._known.discover_master(self._service)
+        return str(host), int(port)
+
+    async def aclose(self) -> None:
+        await self._known.aclose()
 
 
 class _Link:

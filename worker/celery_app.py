@@ -26,6 +26,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from shared import log, names
+from shared.redis_url import Place, parse
 from worker.gate import Gate
 
 _log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ _log = logging.getLogger(__name__)
 CarryOut = Callable[[str, str], "concurrent.futures.Future[bool]"]
 
 _REFUSED_S = 1.0  # between attempts to take messages from a Redis that refuses
+_CONNECT_S = 2.0
 _NARROW_S = 0.1  # how long one look for messages takes at most while a queue is left out of it
 
 
@@ -55,10 +57,12 @@ class _Delivered(kombu.transport.virtual.base.QoS):  # type: ignore[misc]  # kom
         return []  # kombu writes what stands here to a file in TMPDIR, one for each lost connection
 
 
-class _Channel(kombu.transport.redis.Channel):  # type: ignore[misc]  # kombu ships no types
-    """Keeps its client: stock kombu 5.7 makes a new one for each message. Asks of the queues that the gate lets through."""
+_Base: Any = object  # one of kombu's channels, by the classes below
 
-    from_transport_options = (*kombu.transport.redis.Channel.from_transport_options, "gate")
+
+class _Gated(_Base):  # type: ignore[misc]  # as above
+    """A channel's way to take messages. Keeps its client: stock kombu 5.7 makes a new one for each message. Asks of the queues that the gate lets through."""
+
     gate: Gate | None = None
     _kept: Any = None
     _not_before = 0.0  # monotonic
@@ -105,14 +109,28 @@ class _Channel(kombu.transport.redis.Channel):  # type: ignore[misc]  # kombu sh
         return self._kept
 
 
+class _Channel(_Gated, kombu.transport.redis.Channel):  # type: ignore[misc]  # as above
+    from_transport_options = (*kombu.transport.redis.Channel.from_transport_options, "gate")
+
+
+class _SentinelChannel(_Gated, kombu.transport.redis.SentinelChannel):  # type: ignore[misc]  # as above
+    from_transport_options = (*kombu.transport.redis.SentinelChannel.from_transport_options, "gate")
+
+
 class Transport(kombu.transport.redis.Transport):  # type: ignore[misc]  # as above
     Channel = _Channel
     connection_errors = (*kombu.transport.redis.Transport.connection_errors, ResponseError)
 
 
+class SentinelTransport(Transport):
+    Channel = _SentinelChannel
+    default_port = 26379
+
+
 # A URL's scheme names its transport, whatever `broker_transport` says; so the names are given to the one above.
 for _scheme in ("redis", "rediss", "redis+socket"):
     kombu.transport.TRANSPORT_ALIASES[_scheme] = "worker.celery_app:Transport"
+kombu.transport.TRANSPORT_ALIASES["sentinel"] = "worker.celery_app:SentinelTransport"
 
 
 class Pool(BasePool):  # type: ignore[misc]  # celery ships no types
@@ -174,8 +192,12 @@ class Pool(BasePool):  # type: ignore[misc]  # celery ships no types
             concurrent.futures.wait(list(self._under_way))
 
 
-def broker_url(url: str) -> str:
-    return url.replace("unix://", "redis+socket://", 1)
+def _sentinel_options(place: Place) -> dict[str, Any]:
+    if not place.service:
+        return {}
+    tls = {"ssl": True, **place.tls} if place.tls is not None else {}
+    given = {**place.sentinel_login, **tls, "socket_timeout": _CONNECT_S, "socket_connect_timeout": _CONNECT_S}
+    return {"master_name": place.service, "sentinel_kwargs": given}
 
 
 def create_worker(
@@ -195,16 +217,20 @@ def create_worker(
     """Celery's worker, to be started on the main thread; when that returns though nobody is stopping, it has died and
     another may be made. `carry_out` starts a run, of a queue, in the runner's loop; its result False puts the message
     back."""
-    app = Celery("clinvk", broker=broker_url(url), set_as_current=False)
+    place = parse(url)
+    app = Celery("clinvk", broker=place.broker, set_as_current=False)
     app.conf.update(
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_use_ssl=place.tls,
         broker_transport_options={
             # Otherwise kombu writes each message into Redis a second time until it is acknowledged, half of its work,
             # to give it to another worker later. Here a message is a hint at a record, and the sweep gives another.
             "ack_emulation": False,
             "priority_steps": [0],  # otherwise four lists for each queue; whose turn it is, our own lines decide
-            "socket_keepalive": not url.startswith("unix:"),
+            "socket_keepalive": not place.path,
+            "socket_connect_timeout": _CONNECT_S,
+            **_sentinel_options(place),
             "gate": gate,
         },
         task_queues=[Queue(name, Exchange("", type="direct"), routing_key=name) for name in queues],
