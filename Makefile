@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 CLIS := .clis/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install clis sdks tools serve check test fix bench soak lock
+.PHONY: help install clis sdks tools serve check test fix fuzz bench soak lock
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 10
@@ -58,6 +58,9 @@ fix: install  ## format, mend what the linter can, renew the tables of docs/conf
 	$(BIN)/ruff check --fix-only -q .
 	$(BIN)/ruff format .
 	$(BIN)/python -m tests.rules.reference
+
+fuzz: install  ## foreign bytes of every kind for MINUTES (5): cases, time and finds; a find is exit code 1
+	$(BIN)/python -m tests.fuzz $(or $(MINUTES),5)
 
 bench: install  ## the budgets, each beside a direct start of the same stub CLI
 	$(BIN)/python -m bench

@@ -1,0 +1,59 @@
+"""`make fuzz MINUTES=n`: each target in turn for its share of the time; a table of cases, time and finds."""
+
+import contextlib
+import sys
+import time
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tests.fuzz.targets import REFUSALS, TARGETS
+
+_ROUND = 100
+
+
+def fuzz(name: str, limit_s: float) -> tuple[int, list[str]]:
+    """How many cases were tried, and what was found, smallest first."""
+    strategy, check = TARGETS[name]
+    cases, finds, begun = 0, [], time.monotonic()
+    while time.monotonic() - begun < limit_s and not finds:
+
+        @seed(time.time_ns())
+        @settings(
+            max_examples=_ROUND,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate, Phase.shrink],
+        )
+        @given(strategy)
+        def one(value: object) -> None:
+            nonlocal cases
+            if time.monotonic() - begun > limit_s:
+                return
+            cases += 1
+            with contextlib.suppress(REFUSALS):
+                check(value)
+
+        try:
+            one()
+        except Exception as error:  # noqa: BLE001  # it is what is looked for
+            finds.append(f"{name}: {error!r}\n" + "\n".join(getattr(error, "__notes__", [])))
+    return cases, finds
+
+
+def main() -> int:
+    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
+    share_s = minutes * 60 / len(TARGETS)
+    finds: list[str] = []
+    print("| what | cases | seconds | finds |\n|---|---|---|---|")
+    for name in TARGETS:
+        begun = time.monotonic()
+        cases, found = fuzz(name, share_s)
+        finds += found
+        print(f"| {name} | {cases:,} | {time.monotonic() - begun:.0f} | {len(found)} |", flush=True)
+    print("\n".join(finds), file=sys.stderr)
+    return 1 if finds else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
