@@ -177,6 +177,7 @@ def test_nothing_is_started_before_a_first_run_and_each_serves_one(on_pool, pids
         assert len({entry["cwd"] for entry in seen}) == 3
         assert house.state.hits == 3
         assert house.state.misses == {"first": 1}
+        assert set(house.state.ends) == {"used"}
 
     on_pool(test, size=2)
 

@@ -95,6 +95,20 @@ def test_callers_and_the_model_see_the_same(sides, text, fields):
     assert asked
 
 
+def test_limits_that_only_a_start_can_set_hold_on_a_spare(sides):
+    service, mock = sides["warm"]
+    limits = {**FREE, "max_turns": 1, "max_tokens": 1234}
+    prompt(service.apis[0][1], "[[mock:tool]] run", **limits)
+    until(lambda: any(b"--max-turns" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in clis.spares(service)))
+    clis.spares_wait(service)
+
+    found = prompt(service.apis[0][1], "[[mock:tool]] run", **limits)
+
+    assert found["error_cause"] == "max_turns", found
+    assert mock.requests[-1].body["max_tokens"] == 1234
+    assert "/runs/warm_" in json.dumps(mock.requests[-1].body)
+
+
 def test_most_runs_of_this_page_were_warm_ones(sides):
     seen = until(lambda: (found := clis.warm_state(sides["warm"][0], "claude")).get("hits", 0) >= 9 and found)
 
