@@ -8,10 +8,10 @@ STAMP := .venv/.installed
 CLIS := .clis/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install clis sdks tools serve check test fix fuzz bench soak lock
+.PHONY: help install clis sdks tools serve check test fix fuzz bench bench-warm soak lock
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 10
 
 install: $(STAMP)  ## set up .venv with everything the project needs
 
@@ -64,6 +64,9 @@ fuzz: install  ## foreign bytes of every kind for MINUTES (5): cases, time and f
 
 bench: install  ## the budgets, each beside a direct start of the same stub CLI
 	$(BIN)/python -m bench
+
+bench-warm: install clis  ## each installed CLI by hand, cold and warm, against one instant mock
+	$(BIN)/python -m bench.warm
 
 MINUTES ?= 30
 soak: install  ## everything under load with faults for MINUTES=30; samples in .soak; nothing may be lost or leak

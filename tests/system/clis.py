@@ -35,7 +35,7 @@ KINDS: tuple[dict[str, Any], ...] = (
 _ROOT = Path(__file__).parents[2]
 MODULES = Path(os.environ.get("CLINVK_TEST_CLIS", str(_ROOT / ".clis"))) / "node_modules"
 
-_NATIVE = {
+NATIVE = {
     "claude": "@anthropic-ai/claude-code-linux-x64/claude",
     "codex": "@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex",
     "gemini": "@google/gemini-cli/bundle/gemini.js",
@@ -44,7 +44,7 @@ _NATIVE = {
 
 def command(backend: str) -> list[str]:
     """The CLI's own binary; a test that needs it is skipped, or fails where CLINVK_REQUIRE is set."""
-    path = MODULES / _NATIVE[backend]
+    path = MODULES / NATIVE[backend]
     if not path.exists():
         message = f"{backend} is not installed; `make clis` installs it from npm"
         if os.environ.get("CLINVK_REQUIRE"):
