@@ -39,6 +39,7 @@ class _What(msgspec.Struct, frozen=True):
     way: acp.Way
     model: str
     system_prompt: str | None
+    logged_in: bool  # by files, which another login replaces
 
 
 class Acp(Rpc):
@@ -64,7 +65,8 @@ class GeminiDriver(Driver):
             return Cold("workdir")
         way = acp.way(options)
         fixed = acp.fixed(way, settings, place, prepared.env)
-        return Plan(fixed=fixed, what=_What(way, options.model or MODEL, options.system_prompt))
+        logged_in = not any(name == "GEMINI_API_KEY" for name, _ in fixed.env)
+        return Plan(fixed=fixed, what=_What(way, options.model or MODEL, options.system_prompt, logged_in))
 
     def launch(self, fixed: acp.Fixed, place: Place) -> Launch:
         return acp.launch(fixed, place)
@@ -131,9 +133,17 @@ class _Session(Guest):
         self._what = what
         self._id: str | None = None
         self._talking: asyncio.Task[None] | None = None
-        self._home.enter(place.cwd)
+        self._entered = False
 
     async def open(self) -> None:
+        try:
+            await self._open()
+        except OSError as error:
+            raise Refused("session/new", 0, f"its files cannot be written: {error.strerror}") from error
+
+    async def _open(self) -> None:
+        self._entered = True
+        self._home.enter(self._place.cwd)
         earlier = acp.earlier(self._spec, self._place.cwd)
         told = _Told(0 if earlier is None else acp.told_again(earlier[1]))
         try:
@@ -146,9 +156,13 @@ class _Session(Guest):
         except TimeoutError:
             raise Refused("session/load", 0, "it did not say the whole history again") from None
         except Refused as error:
-            if error.code in _NO_LOGIN:
-                self.resident.drain("login")
+            self._see(error)
             raise
+
+    def _see(self, error: Refused) -> None:
+        """A login that is not taken may have been replaced since this process got its copy."""
+        if error.code in _NO_LOGIN and self._what.logged_in:
+            self.resident.drain("login")
 
     async def _made(self, earlier: tuple[str, bytes] | None, told: _Told) -> str:
         """The id of a session as this run needs it. Nobody else makes one meanwhile."""
@@ -197,8 +211,7 @@ class _Session(Guest):
             reply = await self._wire.call("session/prompt", asked, limit_s=_TURN_S)
             last, code = reply.line, 0
         except Refused as error:
-            if error.code in _NO_LOGIN:
-                self.resident.drain("login")
+            self._see(error)
             said = {"code": error.code, "message": error.message, "data": error.data}
             last, code = msgspec.json.encode({"error": said}) + b"\n", 1
         except Gone as error:
@@ -218,15 +231,18 @@ class _Session(Guest):
             self._talking.cancel()
         if self._id is not None:
             self._wire.detach(self._id)
-            if self._begun and self._spec.session_id is not None:
-                self._keep(self._id)
-        self._home.leave(self._place.cwd, self._id)
+        try:
+            try:
+                if self._begun and self._id is not None and self._spec.session_id is not None:
+                    self._keep(self._id)
+            finally:
+                if self._entered:
+                    self._home.leave(self._place.cwd, self._id)
+        except OSError as error:
+            _log.warning("run %s: what gemini wrote of it is not put in its place: %s", self.run_id, error.strerror)
 
     def _keep(self, id: str) -> None:
         """For the session's next turn, which a process of its own carries out."""
         chat = self._home.chat(self._place.cwd, id)
         if chat is not None:
-            try:
-                gemini_home.keep(self._place.own_home, self._place.cwd, chat)
-            except OSError as error:
-                _log.warning("run %s: its session cannot be kept: %s", self.run_id, error.strerror)
+            gemini_home.keep(self._place.own_home, self._place.cwd, chat)

@@ -112,11 +112,20 @@ def configured(cwd: str, home: str) -> bool:
     """Whether files there would be read into the whole process: settings, variables. Directories that hold `home` (the
     service's own) are alike for all."""
     path = Path(cwd)
-    if any((path / name).exists() for name in (".gemini", ".agents")):
+    if any(_exists(path / name) for name in (".gemini", ".agents")):
         return True
     for folder in (path, *path.parents):
         if Path(home).is_relative_to(folder):
             return False
-        if (folder / ".env").exists() or (folder / ".gemini" / ".env").exists():
+        if _exists(folder / ".env") or _exists(folder / ".gemini" / ".env"):
             return True
     return False
+
+
+def _exists(path: Path) -> bool:
+    """Also a link to nowhere yet. Where nothing can be seen, the CLI sees nothing."""
+    try:
+        path.lstat()
+    except OSError:
+        return False
+    return True
