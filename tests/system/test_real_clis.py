@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.clis, pytest.mark.processes]
 # Why runs of these tests may go another way than the warm one.
 UNFIT: dict[str, tuple[str, ...]] = {
     "claude": ("spent", "resume", "history"),
-    "gemini": ("shell", "resume", "options", "command"),
+    "gemini": ("shell", "resume", "options", "command", "system"),
 }
 
 

@@ -79,14 +79,16 @@ def world() -> Iterator[World]:
 
 
 def test_runs_at_once_each_have_their_own_system_prompt_and_history(world):
-    world.ask("[[mock:text]] the first with one", system_prompt="ANY")
-    until(lambda: world.counted("ready") >= 2)
+    systems = ("SYSTEM-EVEN", "SYSTEM-ODD")
+    for number, system in enumerate(systems * 2):  # the first goes cold, at the second a process is started
+        world.ask("[[mock:text]] warm up", system_prompt=system)
+        until(lambda number=number: world.counted("ready") >= max(number, 1))
 
     def one(number: int) -> dict[str, Any]:
         body = {
             "model": "gemini",
             "messages": [
-                {"role": "system", "content": f"SYSTEM-{number}-END"},
+                {"role": "system", "content": systems[number % 2]},
                 {"role": "user", "content": f"EARLIER-{number}-END"},
                 {"role": "assistant", "content": "yes"},
                 {"role": "user", "content": f"[[mock:seen]] NOW-{number}-END"},
@@ -101,7 +103,7 @@ def test_runs_at_once_each_have_their_own_system_prompt_and_history(world):
         told = list(pool.map(one, range(12)))
 
     for number, seen in enumerate(told):
-        assert seen["system"].strip() == f"SYSTEM-{number}-END"
+        assert seen["system"].strip() == systems[number % 2]
         assert [text.rpartition("\n")[2] for text in seen["users"]] == [
             f"EARLIER-{number}-END",
             f"[[mock:seen]] NOW-{number}-END",
@@ -247,8 +249,8 @@ def test_what_a_tenant_says_is_nowhere_in_what_another_is_answered_from():
         service.worker()
         base = service.apis[0][1]
 
-        def ask(key: str, text: str, system: str) -> dict[str, Any]:
-            body = {"backend": "gemini", "prompt": text, "system_prompt": system, "ephemeral": True}
+        def ask(key: str, text: str) -> dict[str, Any]:
+            body = {"backend": "gemini", "prompt": text, "ephemeral": True}
             answer = httpx.post(
                 base + "/api/v1/prompt", json=body, headers={"authorization": f"Bearer {key}"}, timeout=60
             )
@@ -258,20 +260,19 @@ def test_what_a_tenant_says_is_nowhere_in_what_another_is_answered_from():
         def resident_of_a_worker() -> bool:
             return bool(World(service, mock).residents())
 
-        ask("ka", "[[mock:text]] CANARY-OF-A", "CANARY-SYSTEM")
+        ask("ka", "[[mock:text]] CANARY-OF-A")
         until(resident_of_a_worker)
-        until(lambda: _warmly(lambda: ask("ka", "[[mock:text]] CANARY-OF-A", "CANARY-SYSTEM")))
+        until(lambda: _warmly(lambda: ask("ka", "[[mock:text]] CANARY-OF-A")))
         before = len(mock.requests)
 
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            turns = [("ka", "CANARY-OF-A", "CANARY-SYSTEM"), ("kb", "plain words of b", "system of b")] * 6
-            list(pool.map(lambda turn: ask(turn[0], "[[mock:text]] " + turn[1], turn[2]), turns))
+            turns = [("ka", "CANARY-OF-A"), ("kb", "plain words of b")] * 6
+            list(pool.map(lambda turn: ask(turn[0], "[[mock:text]] " + turn[1]), turns))
 
         sent = [json.dumps(request.body) for request in mock.requests[before:]]
         assert sum("plain words of b" in body for body in sent) == 6
         for body in sent:
-            assert ("CANARY-OF-A" in body) == ("CANARY-SYSTEM" in body) == ("plain words of b" not in body)
-            assert ("system of b" in body) == ("plain words of b" in body)
+            assert ("CANARY-OF-A" in body) == ("plain words of b" not in body)
         assert len(World(service, mock).residents()) == 1
         assert not World(service, mock).holding("CANARY")
 

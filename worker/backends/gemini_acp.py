@@ -1,7 +1,7 @@
 """Gemini CLI through a resident `gemini --acp`, as observed of 0.61.0: a session per run.
 
-What is fixed when the resident starts is its `Way`: the tools that are offered, and whether a system prompt comes from
-a file (read when a session is made and never again in it, so that each session may have its own). Tools that run
+What is fixed when the resident starts is its `Way`: the tools that are offered and the system prompt, for all sessions
+(whenever one is made, the prompt of all the others is read anew). Tools that run
 commands are in no way offered: what they leave running could not be told from another run's.
 """
 
@@ -45,7 +45,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of resident."""
 
     edits: bool = False  # files of the workspace may be written
-    system: bool = False  # sessions get a system prompt of their own
+    system: str | None = None  # the system prompt
 
     @property
     def mode(self) -> str:
@@ -58,9 +58,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def way(options: Options) -> Way:
-    return Way(
-        edits=options.approval == "auto" and options.sandbox != "read-only", system=options.system_prompt is not None
-    )
+    return Way(edits=options.approval == "auto" and options.sandbox != "read-only", system=options.system_prompt)
 
 
 def reason_against(spec: RunSpec, options: Options, settings: Settings) -> str | None:
@@ -97,10 +95,6 @@ def fixed(way: Way, settings: Settings, place: Place, base_env: Mapping[str, str
     )
 
 
-def system_file(scratch: str) -> str:
-    return f"{scratch}/system.md"
-
-
 def launch(fixed: Fixed, place: Place) -> Launch:
     """`place` is the resident's own."""
     env = dict(fixed.env)
@@ -114,9 +108,9 @@ def launch(fixed: Fixed, place: Place) -> Launch:
         "GEMINI_CLI_TRUST_WORKSPACE": "true",
         "NO_COLOR": "1",
     }
-    if fixed.way.system:
-        path = system_file(place.scratch)
-        files[path] = b"-"  # it wants one at its start, too
+    if fixed.way.system is not None:
+        path = f"{place.scratch}/system.md"
+        files[path] = fixed.way.system.encode("utf-8", "replace")
         env["GEMINI_SYSTEM_MD"] = path
     return Launch(
         argv=(*fixed.command, "--acp", "--skip-trust", "-m", MODEL),

@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 _CALL_S = 10.0
 _TURN_S = 7 * 24 * 3600.0  # the run's own limits end it
+_SYSTEMS = 64
 _TOLD_S = 10.0  # until it has said a history again
 _NO_LOGIN = (-32000, 401, 403)
 
@@ -38,7 +39,6 @@ _NO_LOGIN = (-32000, 401, 403)
 class _What(msgspec.Struct, frozen=True):
     way: acp.Way
     model: str
-    system_prompt: str | None
     logged_in: bool  # by files, which another login replaces
 
 
@@ -56,6 +56,9 @@ class GeminiDriver(Driver):
     recycle_after = 50
     max_rss_mb = 700
 
+    def __init__(self) -> None:
+        self._systems: dict[str, bool] = {}  # the last system prompts that came, the newest last
+
     def plan(self, prepared: Prepared) -> Plan | Cold:
         settings, place = prepared.settings, prepared.place
         options = resolve(prepared.spec, settings, prepared.backend.capabilities(as_root=settings.as_root))
@@ -64,9 +67,19 @@ class GeminiDriver(Driver):
         if gemini_home.configured(place.cwd, place.scratch):
             return Cold("workdir")
         way = acp.way(options)
+        if way.system is not None and not self._seen(way.system):
+            return Cold("system")
         fixed = acp.fixed(way, settings, place, prepared.env)
         logged_in = not any(name == "GEMINI_API_KEY" for name, _ in fixed.env)
-        return Plan(fixed=fixed, what=_What(way, options.model or MODEL, options.system_prompt, logged_in))
+        return Plan(fixed=fixed, what=_What(way, options.model or MODEL, logged_in))
+
+    def _seen(self, system: str) -> bool:
+        """Whether such a system prompt has come before: for one that comes once, no process is started."""
+        known = self._systems.pop(system, False)
+        self._systems[system] = True
+        if len(self._systems) > _SYSTEMS:
+            del self._systems[next(iter(self._systems))]
+        return known
 
     def launch(self, fixed: acp.Fixed, place: Place) -> Launch:
         return acp.launch(fixed, place)
@@ -167,8 +180,6 @@ class _Session(Guest):
     async def _made(self, earlier: tuple[str, bytes] | None, told: _Told) -> str:
         """The id of a session as this run needs it. Nobody else makes one meanwhile."""
         where = {"cwd": self._place.cwd, "mcpServers": []}
-        if self._what.system_prompt is not None:
-            self._home.system(self._what.system_prompt)
         try:
             if earlier is None:
                 reply = await self._call("session/new", where)
@@ -182,8 +193,6 @@ class _Session(Guest):
                 await self._call("session/set_mode", {"sessionId": id, "modeId": self._what.way.mode})
         except (KeyError, TypeError):
             raise Gone("session/new: an answer without a session") from None
-        finally:
-            self._home.no_system()
         return id
 
     async def _call(self, method: str, params: Any) -> Any:

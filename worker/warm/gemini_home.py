@@ -78,15 +78,6 @@ class Home:
             _log.warning("what gemini wrote of a session cannot be read: %s", error.strerror)
             return None
 
-    # -- a system prompt, while a session is made
-
-    def system(self, text: str) -> None:
-        write(Path(acp.system_file(str(self._scratch))), text.encode("utf-8", "replace"))
-
-    def no_system(self) -> None:
-        """Were it read later in the life of a session, that would be another's: it finds nothing and fails."""
-        Path(acp.system_file(str(self._scratch))).unlink(missing_ok=True)
-
 
 def keep(own_home: str, cwd: str, chat: tuple[str, bytes]) -> None:
     """Gives the session to the HOME of a CLI of its own, where `--resume` finds it."""

@@ -366,9 +366,10 @@ def test_a_resident_starts_with_nothing_of_the_run_that_it_is_started_for():
     assert "GEMINI_SYSTEM_MD" not in launch.env
 
 
-def test_a_resident_for_system_prompts_has_a_file_for_them():
-    kind = way(system_prompt="SECRET")
+def test_a_resident_for_a_system_prompt_is_for_that_one_alone():
+    kind = way(system_prompt="YOU ARE")
     launch = acp.launch(acp.fixed(kind, Settings(command=("/g",)), PLACE, {}), PLACE)
 
-    assert launch.env["GEMINI_SYSTEM_MD"] in launch.files
-    assert "SECRET" not in repr(launch)
+    assert launch.files[launch.env["GEMINI_SYSTEM_MD"]] == b"YOU ARE"
+    assert kind != way(system_prompt="YOU ARE NOT")
+    assert "YOU ARE" not in " ".join([*launch.argv, *launch.env.values()])
