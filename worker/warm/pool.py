@@ -197,8 +197,8 @@ class Pool:
         """Room for one more, made by ending one that nobody is on, if need be."""
         if self._closing or self._sulking(key):
             return False
-        if any(one.state is State.STARTING for every in self._kept.values() for one in every):
-            return False  # one at a time: they cost the runs their cores
+        if any(one.state is State.STARTING and not one.driver.single for every in self._kept.values() for one in every):
+            return False  # one at a time: they cost the runs their cores; spares come behind them
         counted = [
             one for one in self._kept[driver.name] if one.state in (State.STARTING, State.READY) and not one.retiring
         ]

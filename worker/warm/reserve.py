@@ -44,4 +44,6 @@ class Reserve:
         if not ranked:
             return {}
         each, more = divmod(size, len(ranked))
-        return {key: each + (rank < more) for rank, key in enumerate(ranked)}
+        # Who has one more keeps it: where it waits makes less of a difference than another start.
+        lucky = set(sorted(ranked, key=lambda key: have.get(key, 0) > each, reverse=True)[:more])
+        return {key: each + (key in lucky) for key in ranked}

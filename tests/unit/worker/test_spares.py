@@ -37,6 +37,12 @@ def test_one_kind_has_all_and_several_have_one_each_first():
     assert three.shares(2, {}, later, IDLE_S) == {"b": 1, "c": 1}
 
 
+def test_one_more_than_the_others_stays_where_it_waits():
+    reserve, now = asked("a", "b", "b", "c")
+
+    assert reserve.shares(4, {"a": 2, "b": 1, "c": 1}, now, IDLE_S) == {"a": 2, "b": 1, "c": 1}
+
+
 def test_what_was_not_asked_for_in_a_while_is_forgotten():
     reserve, now = asked("a", "b")
 
