@@ -1,4 +1,4 @@
-"""What the README shows is what happens: its commands as they stand, but for the port."""
+"""What the README shows, in both languages, is what happens: its commands as they stand, but for the port."""
 
 import json
 import re
@@ -16,7 +16,8 @@ from tests.system.service import BASE_ENV
 from tests.system.test_family import Laptop
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+READMES = {name: (ROOT / name).read_text() for name in ("README.md", "README.zh.md")}
+README = "\n".join(READMES.values())
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 CURLS = [i for i, (kind, text) in enumerate(BLOCKS) if kind in ("sh", "bash", "console") and "curl" in text]
 SCRIPTS = [i for i, (kind, _) in enumerate(BLOCKS) if kind == "python"]
@@ -126,6 +127,16 @@ def test_a_target_that_the_readme_names_is_in_the_makefile(name):
     assert re.search(rf"^{name}:.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-def test_the_two_commands_are_named_and_the_port_is_the_one_served():
-    assert re.findall(r"^make (serve|test)\b", README, re.MULTILINE) == ["serve", "test"]
-    assert f"http://{SHOWN}" in README
+@pytest.mark.parametrize("name", READMES)
+def test_the_two_commands_are_named_and_the_port_is_the_one_served(name):
+    assert re.findall(r"^make (serve|test)\b", READMES[name], re.MULTILINE) == ["serve", "test"]
+    assert f"http://{SHOWN}" in READMES[name]
+
+
+def test_both_languages_show_the_same_commands():
+    def kinds(text: str) -> list[str]:
+        return re.findall(r"^```(\w+)$", text, re.MULTILINE)
+
+    english, chinese = READMES.values()
+    assert kinds(english) == kinds(chinese)
+    assert re.findall(r"^## ", english, re.MULTILINE) == re.findall(r"^## ", chinese, re.MULTILINE)
