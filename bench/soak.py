@@ -134,7 +134,8 @@ async def soak(service: Service, seconds: float, rate: float, every_s: float) ->
         group.create_task(callers.run(seconds))
     await asyncio.to_thread(_quiet, service)
     sampling.cancel()
-    await asyncio.gather(sampling, return_exceptions=True)
+    with contextlib.suppress(asyncio.CancelledError):
+        await sampling  # raises what has ended it early
     await asyncio.to_thread(watch.take, time.monotonic() - begun, 0)
     return callers, watch, faults
 

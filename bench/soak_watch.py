@@ -8,14 +8,14 @@ from typing import Any
 
 import redis
 
+from shared import names
 from tests.system.service import Service, children, living
 
-# Names that are there as long as the service is; all others must end of themselves.
+# Names that are there as long as the service is, by the table of shared/names.py; all others must end of themselves.
+_ROWS = (line.split("|") for line in (names.__doc__ or "").splitlines() if line.startswith("| clinvk:"))
 ALWAYS = frozenset(
-    {
-        *("waiting", "queued", "running", "unfollowed", "impatient", "due", "grouped", "drained", "totals", "sessions"),
-        *("turn", "limits", "instances", "apis", "swept", "hold", "queues", "room", "slots", "_kombu", "queue"),
-    }
+    {row[1].split(":")[1].strip() for row in _ROWS if row[-2].strip() in ("always", "while offered", "until undrained")}
+    | {"_kombu", "queue", "sessions"}
 )
 OF_RUNS = ("run", "events", "followers", "line", "turns", "held", "group", "closed", "session", "sessionids")
 
@@ -26,11 +26,11 @@ class Names:
     def __init__(self, client: "redis.Redis[bytes]") -> None:
         self.kinds: collections.Counter[str] = collections.Counter()
         self.endless: list[str] = []
-        names = [name.decode() for name in client.scan_iter(count=1000)]
+        there = [name.decode() for name in client.scan_iter(count=1000)]
         pipe = client.pipeline(transaction=False)
-        for name in names:
+        for name in there:
             pipe.pttl(name)
-        for name, ttl in zip(names, pipe.execute(), strict=True):
+        for name, ttl in zip(there, pipe.execute(), strict=True):
             kind = kind_of(name)
             self.kinds[kind] += 1
             if ttl == -1 and kind not in ALWAYS:
@@ -76,8 +76,8 @@ class Watch:
     def take(self, at_s: float, under_way: int) -> dict[str, Any]:
         row: dict[str, Any] = {"at_s": round(at_s, 1), "under_way": under_way}
         row["processes"] = len(living(self._service.marker))
-        homes = self._service.folder.glob("h*/**/*")
-        row["paths"] = sum(1 for _ in homes)
+        with contextlib.suppress(OSError):  # a run's directory may go while it is looked at
+            row["paths"] = sum(1 for _ in self._service.folder.glob("h*/**/*"))
         for who, pid in self.pids().items():
             row |= {f"{who} {what}": value for what, value in size_of(pid).items()}
         with contextlib.suppress(redis.RedisError, OSError):  # it may be the one that is killed just now
@@ -85,9 +85,9 @@ class Watch:
             info = client.info()
             row["redis clients"] = info["connected_clients"] - 1
             row["redis used_kib"] = info["used_memory"] // 1024
-            names = Names(client)
-            row["names"] = sum(names.kinds.values())
-            row |= {f"names {kind}": count for kind, count in sorted(names.kinds.items())}
+            kinds = Names(client).kinds
+            row["names"] = sum(kinds.values())
+            row |= {f"names {kind}": count for kind, count in sorted(kinds.items())}
             client.close()
         self.rows.append(row)
         return row
