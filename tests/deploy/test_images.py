@@ -17,7 +17,7 @@ import pytest
 
 from tests.deploy.found import ROOT, TOOLS, missing, system
 from tests.servers import RedisServer
-from tests.system.service import children, free_port, prompt, stream, until, whole
+from tests.system.service import children, free_port, living, prompt, stream, until, whole
 
 pytestmark = pytest.mark.processes
 
@@ -69,7 +69,7 @@ class Container:
             f'exec setpriv {setpriv} "$@"',
         ]
         with self.log.open("wb") as out:
-            spaces = "--mount --pid --fork --kill-child --mount-proc".split()  # noqa: SIM905  # reads better
+            spaces = "--mount --pid --fork --mount-proc".split()  # noqa: SIM905  # reads better
             self.process = subprocess.Popen(
                 [system("unshare", "util-linux"), *spaces, "sh", "-euc", "\n".join(script), "sh", *words],
                 env=environ,
@@ -89,9 +89,11 @@ class Container:
         return self.process.wait(limit_s)
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
+        if self.process.poll() is None:  # `--kill-child` is forgotten when the child changes its user
+            for pid in children(self.process.pid):
+                os.kill(pid, signal.SIGKILL)  # and all of its namespace with it
         self.process.wait(10)
+        until(lambda: not living(f"HOME={self.home}"))
         shutil.rmtree(self.log.parent)
 
 
