@@ -149,7 +149,12 @@ _MADE: dict[str, Schema] = {
         ),
         next=_or_null(TEXT),
     ),
-    "Draining": _object("What the host was told.", host=TEXT, draining=YES_NO),
+    "Draining": _object(
+        "What the host was told; `pending`: instances of it that have not taken note yet.",
+        {"pending": _list(TEXT)},
+        host=TEXT,
+        draining=YES_NO,
+    ),
     "Health": _object(
         "`ok`: runs can be taken; `degraded`: not all is well; `unhealthy`: they cannot.",
         status=_one_of("ok", "degraded", "unhealthy"),

@@ -1,15 +1,20 @@
 """The routes of the fleet, for those who run it."""
 
+import asyncio
+import time
 from typing import Any
 
 import msgspec
 from litestar import Response, get, post
 
 from api import audit
-from api.context import context_of
+from api.context import Context, context_of
 from api.exchange import Req, json
 from shared.errors import NotFound, PermissionDenied
 from shared.host import Instance
+
+_HEARD_WITHIN_S = 5.0
+_LOOK_EVERY_S = 0.05
 
 
 @get("/workers")
@@ -40,7 +45,20 @@ async def _drain(request: Req, host: str, *, on: bool) -> Response[bytes]:
         raise NotFound("worker host", host)
     await ctx.hosts.drain(host, on=on)
     await audit.told(request, "host.drain" if on else "host.undrain", host, owner="", result="done")
-    return json({"host": host, "draining": on})
+    deaf = await _deaf(ctx, host) if on else []
+    return json({"host": host, "draining": on} | ({"pending": deaf} if deaf else {}))
+
+
+async def _deaf(ctx: Context, host: str) -> list[str]:
+    """Waits until the host's instances say that they take nothing new, so that whoever drained it may
+    trust the runs it has to be its last; the ids of those that have not said so in time."""
+    limit = time.monotonic() + _HEARD_WITHIN_S
+    while True:
+        fleet = await ctx.dispatch.fleet(fresh=True)
+        deaf = [one.id for one in fleet if one.host == host and not one.draining]
+        if not deaf or time.monotonic() >= limit:
+            return deaf
+        await asyncio.sleep(_LOOK_EVERY_S)
 
 
 def _admin_only(request: Req) -> None:

@@ -78,7 +78,8 @@ async def _carried_out(request: Req, made: Callable[[bytes, flow_view.Maker], Fl
         follower = await _begun(ctx, flow, detached=detached)
     if follower is None:
         headers = {"location": f"/api/v1/flows/{flow.id}", "preference-applied": "respond-async"}
-        return json(flow_view.shown(await _found(request, flow.id, outcomes=False)), headers, status=202)
+        # A flow of the same key may have results already, which must not look as if they were empty.
+        return json(flow_view.shown(await _found(request, flow.id, outcomes=record is not None)), headers, status=202)
     exchange = Exchange(request, flow.stand_in, follower)
     if "text/event-stream" in request.headers.get("accept", ""):
         return await exchange.streamed(FlowSse(exchange.spec), headers={}, fails=None)

@@ -141,6 +141,16 @@ def test_deleting_a_flow_ends_all_of_it(base):
     assert statuses(base, id) == ["cancelled"] * 4
 
 
+def test_an_ended_flow_asked_for_again_to_answer_later_shows_its_true_results(base):
+    body = {"tasks": [echo("x"), echo("y")]}
+
+    whole = post(base, "parallel", body, **{"idempotency-key": "again"}).json()
+    again = post(base, "parallel", body, prefer="respond-async", **{"idempotency-key": "again"})
+
+    assert again.status_code == 202
+    assert again.json() == whole
+
+
 def test_the_same_key_is_the_same_flow(base):
     body = {"tasks": [echo("x")]}
     first, second = (post(base, "parallel", body, **{"idempotency-key": "k1"}).json() for _ in range(2))
