@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from api.cors import Cors
 from api.deprecation import Deprecations
 from api.exchange import NOBODY
 from api.keys import Keyring
-from api.layers import Auth, Browsers, RequestIds
+from api.layers import Auth, Browsers, RequestIds, no_key
 from api.limits import RateLimit
 from api.native import routes as native
 from api.openai import routes as openai
@@ -166,15 +167,17 @@ def create_app(
     )
     served: ASGIApp = Deprecations(litestar, deprecation.TABLE)
     if config.server.rate_limit_enabled or keys.required:
-        served = RateLimit(
-            served,
-            lambda: litestar.state.context.rates,
+        limited = functools.partial(
+            RateLimit,
+            rates=lambda: litestar.state.context.rates,
             per_s=config.server.rate_limit_rps,
             burst=config.server.rate_limit_burst,
             proxies=config.server.trusted_proxies,
             everybody=config.server.rate_limit_enabled,
         )
-    served = Auth(served, keys)
+        served = Auth(limited(served), keys, limited(no_key))  # whoever guesses at keys is limited by address
+    else:
+        served = Auth(served, keys)
     if not keys.required:
         served = Browsers(served, config.server.host, config.server.cors_allowed_origins)
     if origins := config.server.cors_allowed_origins:

@@ -153,15 +153,25 @@ async def refuse(scope: Scope, send: Send, error: Exception, *headers: tuple[byt
     await send({"type": "http.response.body", "body": answer.body, "more_body": False})
 
 
+async def no_key(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001  # ASGI
+    """The answer to whoever brings no key that is known."""
+    refused = AuthenticationFailed(
+        "this service needs a key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`, and the one given, if any, is not known"
+    )
+    await refuse(scope, send, refused, (b"www-authenticate", b"Bearer"))
+
+
 class Auth:
-    """With any key configured, every request needs one; without, all are the tenant `default`.
+    """With any key configured, every request needs one; without, all are the tenant `default`. Who has none is left to
+    `strangers`.
 
     `state` gets the tenant, the key (None without keys), whether it may see the fleet (`admin`), and whether all tenants'
     runs (`all_tenants`), which needs an admin's key."""
 
-    def __init__(self, app: ASGIApp, keys: Keyring) -> None:
+    def __init__(self, app: ASGIApp, keys: Keyring, strangers: ASGIApp = no_key) -> None:
         self._app = app
         self._keys = keys
+        self._strangers = strangers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if str(scope["type"]) != "http":
@@ -174,10 +184,7 @@ class Auth:
         state["all_tenants"] = key is not None and key.admin
         state["admin"] = not self._keys.required or state["all_tenants"]
         if tenant is None and not is_open(scope["path"]):
-            refused = AuthenticationFailed(
-                "this service needs a key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`, and the one given, if any, is not known"
-            )
-            await refuse(scope, send, refused, (b"www-authenticate", b"Bearer"))
+            await self._strangers(scope, receive, send)
             return
         state["tenant"] = tenant or ""
         if tenant:

@@ -36,3 +36,20 @@ def test_two_replicas_hold_one_limit_and_its_delay_is_true_when_obeyed():
             until(lambda: time.monotonic() >= obeyed)
             assert client.get(urls[0]).status_code == 200
             assert all(httpx.get(service.apis[0][1] + "/health").status_code == 200 for _ in range(30))
+
+
+def test_whoever_guesses_at_keys_is_limited_by_address_and_callers_with_a_key_are_not_held_to_it():
+    config = {
+        "CLINVK_SERVER__RATE_LIMIT_ENABLED": "true",
+        "CLINVK_SERVER__RATE_LIMIT_RPS": "0.01",
+        "CLINVK_SERVER__RATE_LIMIT_BURST": "3",
+        "CLINVK_API_KEYS": "k",
+    }
+    with serving(workers=0, apis=2, **config) as service:
+        urls = [base + "/api/v1/backends" for _, base in service.apis]
+        guesses = [httpx.get(urls[n % 2], headers={"x-api-key": f"guess{n}"}) for n in range(5)]
+        known = httpx.get(urls[0], headers={"x-api-key": "k"})
+
+    assert [answer.status_code for answer in guesses] == [401, 401, 401, 429, 429]
+    assert int(guesses[-1].headers["retry-after"]) >= 60
+    assert known.status_code == 200
