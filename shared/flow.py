@@ -199,9 +199,13 @@ def fill(prompt: str, lane: int, names: Sequence[str], outputs: Mapping[int, str
 
 def closing(record: FlowRecord, status: FlowStatus) -> Outcome:
     """A flow's own outcome; what its lanes came to stands with them."""
+    last_s = max((run.ended_at or 0.0 for run in record.runs.values()), default=0.0)
+    took_ms = max(int((last_s - record.created_at) * 1000), 0)
     if status is FlowStatus.SUCCEEDED:
-        return Outcome()
+        return Outcome(duration_ms=took_ms)
     if status is FlowStatus.CANCELLED:
-        return Outcome(failure=record.stop or Failure("cancelled", "the flow was cancelled", "cancelled"))
+        stopped = record.stop or Failure("cancelled", "the flow was cancelled", "cancelled")
+        return Outcome(failure=stopped, duration_ms=took_ms)
     bad = sum(run.status is not Status.SUCCEEDED for run in record.runs.values()) + len(record.closed)
-    return Outcome(failure=Failure("flow_failed", f"{bad} of {len(record.flow.lanes)} did not succeed", "flow_failed"))
+    why = f"{bad} of {len(record.flow.lanes)} did not succeed"
+    return Outcome(failure=Failure("flow_failed", why, "flow_failed"), duration_ms=took_ms)

@@ -122,6 +122,8 @@ def chain(body: ChainBody, make: Maker) -> Flow:
 def compare(body: CompareBody, make: Maker, *, most: int) -> Flow:
     """Raises: InvalidRequest."""
     _bounds(body.backends, "backends")
+    if not body.prompt.strip():
+        raise InvalidRequest("prompt must not be blank", field="prompt")
     lanes = []
     for lane, entry in enumerate(body.backends):
         where = f"backends[{lane}]"
@@ -131,6 +133,8 @@ def compare(body: CompareBody, make: Maker, *, most: int) -> Flow:
             if strange := set(entry) - {"backend", "model"}:
                 raise InvalidRequest(f"{where}: unknown field {min(strange)!r}", field=f"{where}.{min(strange)}")
             backend, model = entry.get("backend", ""), entry.get("model", "")
+        if not backend or (isinstance(entry, str) and entry.endswith("/")):
+            raise InvalidRequest(f"{where} must be a backend, or backend/model, not {entry!r}", field=where)
         task = PromptBody(
             backend=backend,
             prompt=body.prompt,

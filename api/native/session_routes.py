@@ -22,6 +22,7 @@ from shared.routing import KNOWN_BACKENDS
 from shared.session import Session
 from shared.store.runs import Added, Same
 
+_PREFIX = len("ses_") + 4  # the least that names a session: less would delete the only one by mistake
 _PAGE = 500  # sessions in one answer: Redis does nothing else for some milliseconds
 _STATUSES = ("active", "completed", "error", "cancelled")
 
@@ -120,11 +121,15 @@ def _prompt(session: Session, body: ResumeBody) -> PromptBody:
 
 
 async def _found(request: Req, given: str) -> Session:
-    """By id or by what begins only one. Raises: NotFound, InvalidRequest."""
+    """By id or by what begins only one, with some characters of its own. Raises: NotFound, InvalidRequest."""
     ctx, tenant = context_of(request), tenant_of(request)
     session = await ctx.sessions.get(reach_of(request), given)
     if session is not None:
         return session
+    if len(given) < _PREFIX and (given.startswith("ses_") or "ses_".startswith(given)):
+        raise InvalidRequest(
+            f"{given!r} is too short for a session: give four characters after 'ses_', or more", field="id"
+        )
     ids = await ctx.sessions.starting_with(tenant, given)
     if len(ids) > 1:
         raise InvalidRequest(f"{given!r} begins more than one session's id: {ids[0]}, {ids[1]}", field="id")

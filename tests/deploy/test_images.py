@@ -17,7 +17,7 @@ import pytest
 
 from tests.deploy.found import ROOT, TOOLS, missing, system
 from tests.servers import RedisServer
-from tests.system.service import children, free_port, living, prompt, stream, until, whole
+from tests.system.service import children, free_port, living, prompt, serving, stream, until, whole
 
 pytestmark = pytest.mark.processes
 
@@ -150,6 +150,34 @@ def test_api_and_worker_run_as_their_images_run_them(site, redis):
         assert worker.told(signal.SIGTERM) == 0, worker.log.read_text()
         assert whole([first, *following.rest()]) == words
         assert api.told(signal.SIGTERM) == 0, api.log.read_text()
+
+
+def test_a_worker_of_another_user_than_the_apis_serves_it_and_is_kept_out_of_what_is_not_its_own(site):
+    with serving(workers=0) as service:
+        service.redis.folder.chmod(0o755)
+        (service.redis.folder / "redis.sock").chmod(0o777)
+        base = service.apis[0][1]
+        worker = Container(site, service.redis, "worker", "--name", "inside", **service.config)
+        try:
+            until(lambda: healthy(base) or worker.process.poll() is not None, 30)
+            assert worker.process.poll() is None, worker.log.read_text()
+            assert status_of(service.apis[0][0].pid)["Uid"].split()[0] == "0"
+            assert status_of(worker.pid)["Uid"].split()[0] == str(USER)
+
+            words = " ".join(f"w{i}" for i in range(200))
+            following = stream(base, words, "--delay-ms=50")
+            following.next()
+            run_id = following.status.get(timeout=10)[1]["x-run-id"]
+            assert httpx.delete(f"{base}/api/v1/runs/{run_id}").status_code < 300
+            assert following.rest()[-1]["content"]["code"] == "cancelled"
+
+            closed = service.redis.folder / "closed"
+            closed.mkdir(mode=0o700)
+            refused = prompt(base, "hello", workdir=str(closed))
+            assert refused["status"] == 400
+            assert "closed to the user that the worker runs as" in refused["error"]["message"]
+        finally:
+            worker.close()
 
 
 def healthy(base: str) -> bool:

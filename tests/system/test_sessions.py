@@ -81,6 +81,8 @@ def test_the_beginning_of_an_id_will_do_where_it_begins_no_other(base):
 
     assert session(base, made[:-3])["id"] == made
     assert httpx.get(f"{base}/api/v1/sessions/ses_").status_code == 400
+    for short in ("s", "ses_", made[:7]):  # too little of it to delete anything by
+        assert httpx.delete(f"{base}/api/v1/sessions/{short}").status_code == 400
     assert httpx.delete(f"{base}/api/v1/sessions/{made[:-3]}").json() == {"deleted": True, "id": made}
     for answer in (httpx.get, httpx.delete):
         assert answer(f"{base}/api/v1/sessions/{made}").status_code == 404

@@ -97,3 +97,18 @@ def test_what_keeps_sessions_in_a_chain_is_refused(name):
     with pytest.raises(UnsupportedParameter) as refused:
         flow_view.chain(ChainBody(steps=[task()], **{name: True}), maker())
     assert refused.value.field == name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"prompt": " "}, "prompt"),
+        ({"backends": ["claude", "/m"]}, "backends[1]"),
+        ({"backends": ["claude/"]}, "backends[0]"),
+    ],
+)
+def test_what_a_comparison_lacks_is_named_as_its_caller_wrote_it(wrong, field):
+    with pytest.raises(InvalidRequest) as refused:
+        flow_view.compare(CompareBody(**{"prompt": "p", "backends": ["claude"], **wrong}), maker(), most=50)
+
+    assert refused.value.field == field
