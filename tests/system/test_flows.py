@@ -75,7 +75,7 @@ def test_fail_fast_cancels_what_runs_drops_what_waits_and_says_which(base):
         ("chain", {"steps": [echo("x")], "pass_session_id": True}, "pass_session_id"),
         ("chain", {"steps": [echo("x", name="a"), echo("y", name="a")]}, "steps[1].name"),
         ("compare", {"prompt": "x", "backends": []}, "backends"),
-        ("compare", {"prompt": " ", "backends": ["echo"]}, "backends[0].prompt"),
+        ("compare", {"prompt": " ", "backends": ["echo"]}, "prompt"),
     ],
 )
 def test_what_is_wrong_is_a_400_that_names_it_before_anything_starts(base, path, body, field):
