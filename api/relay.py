@@ -274,9 +274,11 @@ class Relay:
 
     async def _listen(self) -> None:
         channel = names.live(self.api)
+        silent = False  # one line for each outage
         while True:
             try:
                 async for payload in self._redis.subscribe(channel):
+                    silent = False
                     if payload is not None:
                         self._hear(payload)
                         continue
@@ -286,7 +288,10 @@ class Relay:
                             follower.fall_behind("reconnect")
             except (RedisError, OSError) as error:
                 self._listening.clear()
-                _log.warning("live events interrupted: %s", type(error).__name__)
+                _log.log(
+                    logging.DEBUG if silent else logging.WARNING, "live events interrupted: %s", type(error).__name__
+                )
+                silent = True
                 await asyncio.sleep(0.2)
 
     def _hear(self, payload: bytes) -> None:

@@ -47,6 +47,7 @@ def worker(argv: Sequence[str]) -> int:
     for name in (args.backends or "").split(","):
         if name.strip() and name.strip() not in known:
             raise ConfigError(f"--backends: unknown backend {name.strip()!r}; known are {', '.join(known)}")
+    _hold(loaded.home)
     environ = dict(os.environ)
     lifeline = environ.pop(LIFELINE, None)
     warden.become(
@@ -78,6 +79,16 @@ def doctor(argv: Sequence[str]) -> int:
     else:
         print(judge.text(checks))
     return code
+
+
+def _hold(home: Path) -> None:
+    """Raises: ConfigError. Found later, the worker process would end and be started again without end."""
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"cannot keep data under CLINVK_HOME ({home}): {error.strerror}") from error
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot keep data under CLINVK_HOME ({home}): this user may not write there")
 
 
 async def _healthy(config: Config) -> int:

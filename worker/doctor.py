@@ -12,7 +12,7 @@ import msgspec
 from shared.config import Config
 from shared.host import Instance
 from worker.host import find_version, offered
-from worker.stage import Stage
+from worker.stage import find_command
 
 State = Literal["ok", "note", "warning", "failed"]
 
@@ -58,11 +58,11 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     advice: str = ""
 
 
-def clis(config: Config, stage: Stage, environ: Mapping[str, str]) -> list[Check]:
+def clis(config: Config, environ: Mapping[str, str]) -> list[Check]:
     """The CLIs of this host. Slow where a version must be asked for; nothing calls a vendor."""
     checks = []
     for name in offered(config, None):
-        command = stage.command(name)
+        command = find_command(config, environ, name)
         if command is None:
             advice = f"install it, or set backends.{name}.command, or backends.{name}.enabled: false"
             checks.append(Check(about=name, state="warning", found="not on the PATH", advice=advice))

@@ -19,7 +19,6 @@ from shared.store import Limits, create_scripts
 from shared.store.hosts import Hosts
 from worker import doctor, tree
 from worker.doctor import Check, RedisFacts
-from worker.stage import Stage
 
 _WITHIN_S = 5.0
 
@@ -43,7 +42,7 @@ def examine(file: Path | None, environ: Mapping[str, str]) -> tuple[list[Check],
         pidfds=hasattr(os, "pidfd_open"),
         tags=tree.can_tag(),
     )
-    checks += doctor.clis(config, Stage(config, loaded.home, environ), environ)
+    checks += doctor.clis(config, environ)
     checks += asyncio.run(_redis(config)) if config.redis.url else [_embedded(environ)]
     return checks, 1 if any(check.state == "failed" for check in checks) else 0
 

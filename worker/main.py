@@ -199,13 +199,16 @@ class Side:
 
     async def _orders(self) -> None:
         decode = msgspec.json.Decoder(Failure).decode
+        silent = False  # one line for each outage
         while True:
             try:
                 async for payload in self._redis.subscribe(names.orders(self.instance)):
+                    silent = False
                     if payload is not None:  # what was missed, the next renewal of the leases tells
                         self.runner.order(payload, decode)
             except (RedisError, OSError) as error:
-                _log.warning("orders interrupted: %s", type(error).__name__)
+                _log.log(logging.DEBUG if silent else logging.WARNING, "orders interrupted: %s", type(error).__name__)
+                silent = True
                 await asyncio.sleep(0.2)
 
     # -- called by Celery's threads

@@ -52,6 +52,16 @@ class Prepared(msgspec.Struct, frozen=True):
         self.workspaces.remove(self.spec.id)
 
 
+def find_command(config: Config, environ: Mapping[str, str], name: str) -> tuple[str, ...] | None:
+    """The CLI with its path resolved; None where it is not to be found."""
+    given = config.backend(name).command
+    words = [given] if isinstance(given, str) else list(given or BACKENDS[name].default_command)
+    if name == "echo" and not given:
+        words = list(_ECHO)
+    path = shutil.which(words[0], path=environ.get("PATH")) if words else None
+    return None if path is None else (str(Path(path).absolute()), *words[1:])
+
+
 class Stage:
     def __init__(self, config: Config, home: Path, environ: Mapping[str, str]) -> None:
         self._config = config
@@ -95,13 +105,7 @@ class Stage:
         return Prepared(backend, spec, settings, place, env, launch, self.workspaces)
 
     def command(self, name: str) -> tuple[str, ...] | None:
-        """The CLI with its path resolved; None where it is not to be found."""
-        given = self._config.backend(name).command
-        words = [given] if isinstance(given, str) else list(given or BACKENDS[name].default_command)
-        if name == "echo" and not given:
-            words = list(_ECHO)
-        path = shutil.which(words[0], path=self._environ.get("PATH")) if words else None
-        return None if path is None else (str(Path(path).absolute()), *words[1:])
+        return find_command(self._config, self._environ, name)
 
     def _settings(self, config: BackendConfig, command: tuple[str, ...]) -> Settings:
         flags = self._config.unified_flags

@@ -71,3 +71,13 @@ def test_alone_on_a_laptop_it_needs_no_redis(tmp_path):
 
     assert code == 0, out
     assert "`clinvk serve` starts" in out
+
+
+def test_it_makes_no_home_and_goes_on_where_none_can_be_made(tmp_path):
+    home = tmp_path / "data"
+    asked(HOME=str(tmp_path), CLINVK_HOME=str(home))
+    _, out = asked(HOME=str(tmp_path), CLINVK_HOME="/proc/nowhere")  # root may write to /proc, as access(2) has it
+
+    assert not home.exists()
+    assert "/proc/nowhere" in out
+    assert "redis" in out

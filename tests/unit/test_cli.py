@@ -81,6 +81,14 @@ def test_a_worker_without_redis_is_told_what_it_needs(clinvk):
     assert "CLINVK_REDIS_URL" in err
 
 
+def test_a_worker_that_cannot_keep_data_is_told_so_once_and_does_not_begin(clinvk):
+    code, _, err = clinvk("worker", CLINVK_REDIS_URL="redis://127.0.0.1:1/0", CLINVK_HOME="/proc/nowhere")
+
+    assert code == 78
+    assert "cannot keep data under CLINVK_HOME" in err
+    assert err.count("\n") == 1
+
+
 def test_config_show_prints_yaml_without_secrets(clinvk):
     code, out, err = clinvk("config", "show", CLINVK_API_KEYS="SECRET", CLINVK_REDIS_URL="redis://:SECRET@h")
 

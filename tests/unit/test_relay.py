@@ -750,3 +750,20 @@ def test_whatever_happens_every_follower_sees_every_event_once_and_in_order(seed
             await Chaos(number, store, relay).run()
 
         on_relay(test)
+
+
+def test_an_outage_is_one_line_of_the_log_however_long_it_takes(caplog):
+    async def outage(store: Store, relay: Relay) -> None:
+        for _ in range(2):
+            store.away = True
+            await store.lose_subscription()
+            await asyncio.sleep(10)
+            store.away = False
+            await asyncio.sleep(10)
+
+    with caplog.at_level("INFO", logger="api.relay"):
+        on_relay(outage)
+
+    assert [record.getMessage() for record in caplog.records if "interrupted" in record.getMessage()] == [
+        "live events interrupted: ConnectionError"
+    ] * 2
