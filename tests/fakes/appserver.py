@@ -45,6 +45,7 @@ class Turn:
     def run(self):
         self.note("turn/started", turn={"id": self.id, "status": "inProgress"})
         what, rest = self.words[0], self.words[-1]
+        print(f"{what}: too many requests", file=sys.stderr, flush=True)  # not of the run that ends badly later
         if what in ("hang", "deaf"):
             self.delta("begun ")
             self.stopped.wait(300)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 from collections import Counter
@@ -224,7 +225,10 @@ class Pool:
         resident.stamp = driver.stamp(fixed)
         self._kept[driver.name].append(resident)
         self._starts[driver.name] += 1
-        task = asyncio.get_running_loop().create_task(resident.live(launch), name=f"warm-{id}")
+        # Its log lines are of no run, also not of the one that it was started for.
+        task = asyncio.get_running_loop().create_task(
+            resident.live(launch), name=f"warm-{id}", context=contextvars.Context()
+        )
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(driver, resident, done))
 

@@ -130,9 +130,10 @@ class Resident:
         finally:
             self.state = State.DEAD
             self.process = None
-            if self.wire is not None:  # but for the only run of it, this was no end in good order whatever its code
-                own = exit.code < 0 or self.driver.single
-                self.wire.end(exit if own else Exit(code=_ENDED, stderr=exit.stderr))
+            if self.wire is not None:
+                # What it has written to stderr may be of other runs, and for none of several is it an end in good order.
+                shared = Exit(code=exit.code if exit.code < 0 else _ENDED)
+                self.wire.end(exit if self.driver.single else shared)
             take_back(launch)
             self._gone.set()
 
