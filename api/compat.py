@@ -102,12 +102,17 @@ def headers(spec: RunSpec, able: Capabilities | None, ignored: Sequence[str], ru
     if run is not None and run.outcome is not None:
         ran = run.outcome.model or ran
         lacking = sorted({*lacking, *run.outcome.not_enforced})
-    made = {"x-clinvk-model": ran.encode("ascii", "replace").decode(), "x-clinvk-backend": spec.backend}
+    made = {"x-clinvk-model": _header(ran), "x-clinvk-backend": spec.backend}
     if ignored:
         made["x-clinvk-ignored"] = ", ".join(ignored)[:2000]
     if lacking:
         made["x-clinvk-not-enforced"] = ", ".join(lacking)
     return made
+
+
+def _header(words: str) -> str:
+    """Words of a CLI, as a header may hold them."""
+    return "".join(one if one.isascii() and one.isprintable() else "?" for one in words[:200])
 
 
 def _lacking(spec: RunSpec, able: Capabilities) -> list[str]:

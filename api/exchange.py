@@ -224,12 +224,12 @@ def same_of(request: Req, tenant: str, endpoint: str, body: bytes) -> Same | Non
     fingerprint = hashlib.sha256(body).hexdigest()
     key = idempotency_key(request)
     if key is not None:
-        named = hashlib.sha256(f"{tenant}\0{endpoint}\0{key}".encode()).hexdigest()
+        named = hashlib.sha256(f"{tenant}\0{endpoint}\0key\0{key}".encode()).hexdigest()
         return Same(name=named, kind="key", fingerprint=fingerprint)
     tries = request.headers.get("x-stainless-retry-count", "")
     if not tries.isdecimal() or len(tries) > 3:
         return None
-    named = hashlib.sha256(f"{tenant}\0{endpoint}\0{fingerprint}".encode()).hexdigest()
+    named = hashlib.sha256(f"{tenant}\0{endpoint}\0body\0{fingerprint}".encode()).hexdigest()
     return Same(name=named, kind="body", fingerprint=fingerprint, retry=int(tries))
 
 

@@ -122,14 +122,18 @@ class Browsers:
         await refuse(scope, send, PermissionDenied(reason))
 
     def _reason_against(self, headers: Mapping[bytes, bytes]) -> str | None:
-        host = urlsplit("//" + headers.get(b"host", b"localhost").decode("latin-1"))
+        try:
+            host = urlsplit("//" + headers.get(b"host", b"localhost").decode("latin-1"))
+            origin = headers.get(b"origin", b"").decode("latin-1")
+            page = urlsplit(origin).netloc
+        except ValueError:
+            return "its Host or Origin is no name of a host"
         if self._local and not is_local(host.hostname or ""):
             return (
                 f"asked for as {host.hostname!r}: without API keys this service answers to localhost alone; set "
                 "CLINVK_API_KEYS, or listen on another address (server.host)"
             )
-        origin = headers.get(b"origin", b"").decode("latin-1")
-        if not origin or {"*", origin} & self._allowed or urlsplit(origin).netloc == host.netloc:
+        if not origin or {"*", origin} & self._allowed or page == host.netloc:
             return None
         return f"a page of {origin!r} may not use this service; server.cors_allowed_origins names those that may"
 

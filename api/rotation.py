@@ -54,6 +54,10 @@ class Rotation:
             _log.error("THE API KEYS COULD NOT BE READ AGAIN; those in force stay as they are: %s", error.message)
             self._seen = seen
             return False
+        except Exception:  # noqa: BLE001  # a fault of ours must not end the looking, or a key that was taken back would stay
+            _log.exception("THE API KEYS COULD NOT BE READ AGAIN; those in force stay as they are")
+            self._seen = seen
+            return False
         before = self._ring.ids
         self._ring.replace(keys)
         self._seen = seen

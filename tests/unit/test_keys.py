@@ -270,6 +270,25 @@ def test_a_rotation_that_fails_keeps_the_old_keys_and_says_so_loudly(tmp_path, c
     assert "COULD NOT BE READ AGAIN" in caplog.text
 
 
+def test_a_fault_of_ours_does_not_end_the_rotation(caplog):
+    keys = ring(ApiKey(key="old"))
+    answers = iter([ZeroDivisionError("a fault"), [Key.of(ApiKey(key="new"))]])
+
+    def read() -> list[Key]:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    turning = Rotation(keys, read, file=None, every_s=60)
+
+    assert asyncio.run(turning.read()) is False
+    assert keys.find(b"old") is not None
+    assert "COULD NOT BE READ AGAIN" in caplog.text
+    assert asyncio.run(turning.read()) is True
+    assert keys.find(b"old") is None
+
+
 def test_a_signal_reads_at_once(tmp_path, fake_gopass):
     environ = fake_gopass(f"cat {tmp_path}/store")
     (tmp_path / "store").write_text("old")

@@ -46,6 +46,8 @@ def status(host: str, headers: dict[str, str], allowed: tuple[str, ...] = ()) ->
         ({"host": "localhost:8080", "origin": "http://localhost:8080"}, 200),
         ({"host": "evil.example", "origin": "http://evil.example"}, 403),
         ({"host": "localhost:8080", "origin": "http://app.example"}, 200),
+        ({"host": "["}, 403),
+        ({"host": "localhost:8080", "origin": "http://["}, 403),
     ],
 )
 def test_a_keyless_laptop_is_not_for_web_pages(headers, expected):
