@@ -66,6 +66,9 @@ TABLE: Mapping[str, Row] = {
 }
 
 
+_MOST_CHARS = 8_000
+
+
 class RunFailed(Exception):
     """A run's failure that is to be the request's answer."""
 
@@ -101,7 +104,8 @@ def render(
 ) -> HttpError:
     """The answer for a code; one that is not in the table is an internal error."""
     row = TABLE.get(code, TABLE["internal_error"])
-    details = dict(details or {})
+    message = _cut(message)
+    details = {name: _cut(value) if isinstance(value, str) else value for name, value in (details or {}).items()}
     at = status or row.status
     body: dict[str, Any] = {"title": code.replace("_", " ").capitalize(), "status": at, "detail": message}
     if dialect == "anthropic":
@@ -121,6 +125,11 @@ def render(
     if retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(retry_after_s)))
     return HttpError(at, headers, msgspec.json.encode(body))
+
+
+def _cut(words: str) -> str:
+    """No more of a caller's own words than a person reads."""
+    return words if len(words) <= _MOST_CHARS else words[:_MOST_CHARS] + f"... ({len(words)} characters)"
 
 
 def of_exception(error: Exception, *, dialect: Dialect, request_id: str) -> HttpError:

@@ -68,9 +68,8 @@ class RateLimit:
         """Never the key or the address itself: names in Redis are seen by operators."""
         if own:
             return str(scope["state"]["key"].id)
-        tenant = scope["state"].get("tenant")
-        if tenant and tenant != "default":
-            return "tenant:" + str(tenant)
+        if scope["state"].get("key") is not None:
+            return "tenant:" + str(scope["state"]["tenant"])
         address = client_address(scope.get("client"), dict(scope["headers"]), self._proxies)
         return "address:" + hashlib.sha256(address.encode()).hexdigest()[:32]
 

@@ -26,10 +26,10 @@ _about: contextvars.ContextVar[dict[str, str]] = contextvars.ContextVar("about")
 _QUIET: tuple[str, ...] = ("celery", "kombu", "amqp", "redis", "uvicorn", "asyncio", "litestar", "httpx", "httpcore")
 _QUIET = (*_QUIET, "urllib3", "opentelemetry")
 _MAX_CHARS = 8_000
+_MASKED_CHARS = 64_000  # what is looked at of a line; no pattern may take longer than its length
+_URL = re.compile(r"://(?:(?!://)[^\s'\"])+")
 _SECRETS = re.compile(
-    r"(?<=://)[^/\s'\"]*(?=@)"  # user and password of a URL
-    r"|(?<=://)[^\s'\"]*:[^\s'\"]*(?=@)"  # a password with a slash in it
-    r"|(?i:(?<=bearer ))[^\s,'\"]+|(?i:(?<=basic ))[\w+/]{8,}={0,2}"
+    r"(?i:(?<=bearer ))[^\s,'\"]+|(?i:(?<=basic ))[\w+/]{8,}={0,2}"
     r"|\b(?:sk|gh[opsu]|github_pat|xox[abp])[-_][\w-]{8,}|\bAIza[\w-]{20,}"  # what vendors' keys look like
     r"|(?i:(?<=password=)|(?<=api_key=)|(?<=api-key: )|(?<=token=)|(?<=secret=))[^\s&,;'\"]+"
 )
@@ -40,7 +40,16 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 def mask(text: str) -> str:
     """The last net under secrets: passwords in URLs, bearer tokens, keys of the known vendors."""
-    return _SECRETS.sub("***", text)
+    return _SECRETS.sub("***", _URL.sub(_without_login, text))
+
+
+def _without_login(url: re.Match[str]) -> str:
+    """User and password stand before the last @ of the host; a password may hold a slash."""
+    rest = url[0][3:]
+    at = rest.partition("/")[0].rfind("@")
+    if at < 0 and ":" in rest[: max(rest.rfind("@"), 0)]:
+        at = rest.rfind("@")
+    return url[0] if at < 0 else "://***" + rest[at:]
 
 
 @contextlib.contextmanager
@@ -82,8 +91,9 @@ class _About(logging.Filter):
 
 
 def _message(record: logging.LogRecord) -> str:
-    text = mask(record.getMessage())
-    return text if len(text) <= _MAX_CHARS else text[:_MAX_CHARS] + f"... ({len(text)} characters)"
+    said = record.getMessage()
+    text = mask(said[:_MASKED_CHARS])
+    return text if len(text) <= _MAX_CHARS else text[:_MAX_CHARS] + f"... ({len(said)} characters)"
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:

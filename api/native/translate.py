@@ -5,12 +5,18 @@ from shared.errors import InvalidRequest
 from shared.run import RunSpec
 
 _MAX_RETRY = 5
+_PATH_BYTES = 4096  # Linux has no longer one
+_MOST_DIRS = 64
+_MOST_FLAGS = 256
+_FLAG_CHARS = 4096
+_NAME_CHARS = 200
 
 
 def to_spec(
     body: PromptBody, *, model: str | None, run_id: str, session_id: str, tenant: str, request_id: str
 ) -> RunSpec:
     """Raises: InvalidRequest for values that cannot be meant."""
+    _bounds(body)
     for name in ("max_tokens", "max_turns", "timeout_secs"):
         value = getattr(body, name)
         if value is not None and value <= 0:
@@ -51,3 +57,20 @@ def to_spec(
         request_id=request_id,
         output_format=body.output_format,
     )
+
+
+def _bounds(body: PromptBody) -> None:
+    """What no real request passes, and a worker would look at for long. Raises: InvalidRequest."""
+    for name, value in (("backend", body.backend), ("model", body.model)):
+        if value is not None and (len(value) > _NAME_CHARS or not value.isprintable()):
+            raise InvalidRequest(f"{name} must be a name of at most {_NAME_CHARS} printable characters", field=name)
+    for name, count, most in (("add_dirs", len(body.add_dirs), _MOST_DIRS), ("extra", len(body.extra), _MOST_FLAGS)):
+        if count > most:
+            raise InvalidRequest(f"{name} may have at most {most} entries, not {count}", field=name)
+    paths = [("workdir", body.workdir or ""), *((f"add_dirs[{i}]", path) for i, path in enumerate(body.add_dirs))]
+    for name, path in paths:
+        if len(path.encode("utf-8", "replace")) >= _PATH_BYTES:
+            raise InvalidRequest(f"{name} must be a path of fewer than {_PATH_BYTES} bytes", field=name)
+    for index, flag in enumerate(body.extra):
+        if len(flag) > _FLAG_CHARS:
+            raise InvalidRequest(f"a flag may have at most {_FLAG_CHARS} characters", field=f"extra[{index}]")

@@ -396,3 +396,14 @@ def test_the_removal_of_a_session_of_another_host_is_no_error(spaces: Workspaces
     spaces.remove_session("../runs")
 
     assert (spaces.home / "runs").is_dir()
+
+
+@pytest.mark.parametrize("path", ["/" + "a/" * 400_000, "/" + "b" * 4096])
+def test_a_path_that_no_system_has_is_not_looked_up(spaces, path):
+    with pytest.raises(InvalidRequest, match="fewer than 4096 bytes"):
+        spaces.judge(path, "workdir")
+
+
+def test_more_directories_than_anybody_means_are_not_looked_at(spaces):
+    with pytest.raises(InvalidRequest, match="at most 64"):
+        spaces.make("run_many", None, None, ["/srv"] * 65)

@@ -68,6 +68,13 @@ def test_what_is_no_secret_is_left(text):
     assert log.mask(text) == text
 
 
+@pytest.mark.parametrize("unit", ["://:", "://", "://@", "a:b@", "bearer ", "sk-", "token="])
+def test_masking_takes_no_longer_than_the_text_is_long(unit):
+    text = unit * 20_000  # for hours, if it looked at each end from each beginning
+
+    assert log.mask(text) is not None
+
+
 def test_a_secret_in_a_traceback_is_masked_in_both_forms(started):
     for form in ("json", "text"):
         out = started(form=form)
