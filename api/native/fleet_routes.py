@@ -45,17 +45,17 @@ async def _drain(request: Req, host: str, *, on: bool) -> Response[bytes]:
         raise NotFound("worker host", host)
     await ctx.hosts.drain(host, on=on)
     await audit.told(request, "host.drain" if on else "host.undrain", host, owner="", result="done")
-    deaf = await _deaf(ctx, host) if on else []
+    deaf = await _deaf(ctx, host, on=on)
     return json({"host": host, "draining": on} | ({"pending": deaf} if deaf else {}))
 
 
-async def _deaf(ctx: Context, host: str) -> list[str]:
-    """Waits until the host's instances say that they take nothing new, so that whoever drained it may
-    trust the runs it has to be its last; the ids of those that have not said so in time."""
+async def _deaf(ctx: Context, host: str, *, on: bool) -> list[str]:
+    """Waits until the host's instances say that they take nothing new, or take runs again, so that whoever drained it
+    may trust the runs it has to be its last, and the next request is served; those that have not said so in time."""
     limit = time.monotonic() + _HEARD_WITHIN_S
     while True:
         fleet = await ctx.dispatch.fleet(fresh=True)
-        deaf = [one.id for one in fleet if one.host == host and not one.draining]
+        deaf = [one.id for one in fleet if one.host == host and one.draining != on]
         if not deaf or time.monotonic() >= limit:
             return deaf
         await asyncio.sleep(_LOOK_EVERY_S)
