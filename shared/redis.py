@@ -264,13 +264,12 @@ class Scripts:
         self.redis = redis
         self._sources: dict[str, str] = {}
         self._shas: dict[str, bytes] = {}
-        lib = (folder / "lib.lua").read_text()
+        lib = "\n".join(path.read_text() for path in sorted((folder / "lib").glob("*.lua")))
         for name, value in constants.items():
             lib = lib.replace(f"@{name}@", value)
         for path in folder.glob("*.lua"):
-            if path.name != "lib.lua":
-                flags = "" if path.stem in _NEED_ROOM else _ALLOWED_WHEN_FULL
-                self._sources[path.stem] = flags + lib + path.read_text()
+            flags = "" if path.stem in _NEED_ROOM else _ALLOWED_WHEN_FULL
+            self._sources[path.stem] = flags + lib + path.read_text()
 
     async def __call__(self, name: str, *args: Arg) -> Any:
         try:

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 _EVERY_S = 1.0
 
-# Upper bounds in seconds: of what the store itself observes (lib.lua has the same), and of what may be far shorter.
+# Upper bounds in seconds: of what the store itself observes (lua/lib/2_totals.lua has the same), and of what may be far shorter.
 COARSE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 FINE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 

@@ -103,7 +103,7 @@ _AGAIN += ("session_host_unavailable", "store_unavailable")
 
 
 def about(spec: RunSpec) -> str:
-    """What the scripts must know of a run's caller, as `create` in lib.lua takes it."""
+    """What the scripts must know of a run's caller, as `create` in lua/lib takes it."""
     return f"{spec.key or ''}\n{spec.key_window or ''}\n{spec.model or ''}"
 
 
@@ -303,7 +303,7 @@ class Runs:
         return texts(await self._redis("ZREVRANGE", names.TENANTS, 0, -1))
 
     async def totals(self) -> dict[str, int]:
-        """What has been counted of all runs since the store began, by the names that `lib.lua` gives."""
+        """What has been counted of all runs since the store began, by the names that lua/lib/2_totals.lua gives."""
         flat = await self._redis("HGETALL", names.TOTALS)
         return {text(flat[i]): int(flat[i + 1]) for i in range(0, len(flat), 2)}
 

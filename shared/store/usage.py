@@ -1,4 +1,4 @@
-"""What runs have used, by day, tenant, key, model and backend; written by the step that ends a run (lib.lua, `charge`)."""
+"""What runs have used, by day, tenant, key, model and backend; written by the step that ends a run (`charge` in lua/lib)."""
 
 from collections.abc import Collection, Sequence
 

@@ -45,7 +45,11 @@ ADDITIONS = (
     ("shared/event.py", "class Message(msgspec", None),
     ("worker/backends/echo.py", 'case "result":\n', '                    events.append(Dream("of a later version"))\n'),
     ("worker/backends/echo.py", "from shared.event import ", "Dream, "),
-    ("shared/store/lua/lib.lua", "  local run = P .. 'run:' .. id\n", "  redis.call('HSET', run, 'of_later', 7)\n"),
+    (
+        "shared/store/lua/lib/6_run.lua",
+        "  local run = P .. 'run:' .. id\n",
+        "  redis.call('HSET', run, 'of_later', 7)\n",
+    ),
 )
 DREAM = "class Dream(msgspec.Struct, frozen=True):\n    text: str\n\n\n"
 
@@ -61,7 +65,7 @@ def later(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert anchor in text, f"{name} has changed: {anchor!r}"
         if addition is None:
             text = text.replace("class Message(msgspec", DREAM + "class Message(msgspec", 1)
-        elif name.endswith("lib.lua"):
+        elif name.endswith("6_run.lua"):
             at = text.index("local function create(")
             text = text[:at] + text[at:].replace(anchor, anchor + addition, 1)
         else:

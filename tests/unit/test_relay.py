@@ -47,7 +47,7 @@ def line(number: int, *, last: bool = False, size: int = 0) -> bytes:
 
 
 def copy(run_id: str, first: int, *lines: bytes) -> bytes:
-    """As `publish` in lib.lua writes it."""
+    """As `publish` in lua/lib writes it."""
     return b"\n".join([f"{run_id} {first} {len(lines)}".encode(), *lines])
 
 

@@ -2,7 +2,7 @@
 -- same ('' or the name of what makes two requests one), kind (key | body), print, try, joinable codes (',a,b,'),
 -- session ('' for none), session as JSON ('' for one that is there), whether it must be free (0 | 1), max_depth_per_tenant,
 -- what `create` takes as `about`
--- -> {status, id} | {'none'} (no queue was given, and there is nothing to join) | {'full', …} (see lib.lua) | {'differs'} | {'busy'} | {'gone'} ; another id: that run was joined
+-- -> {status, id} | {'none'} (no queue was given, and there is nothing to join) | {'full', …} (see `full`) | {'differs'} | {'busy'} | {'gone'} ; another id: that run was joined
 -- Record, follower, place in line and, where there is room, the Celery message: one step. Safe to repeat.
 local id, tenant, queue, spec, api, priority, retry = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local same, kind, print, try = ARGV[10], ARGV[11], ARGV[12], tonumber(ARGV[13])

@@ -1,5 +1,5 @@
 -- flow, tenant, flow as JSON, api ('' for detached), window, sticky (0|1), max_depth, count, what to stop with at the first failure ('' for: nothing), kind, lanes, max_depth_per_tenant,
--- (id, queue, spec, priority, retry, lane, about)… -> {'running'} | {'full', …} (see lib.lua) | {final status}
+-- (id, queue, spec, priority, retry, lane, about)… -> {'running'} | {'full', …} (see `full`) | {final status}
 -- A flow's record stands beside the runs' (status, seq), so that it is followed as a run is. Safe to repeat.
 local flow, tenant, api, count = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[8])
 local run = P .. 'run:' .. flow
