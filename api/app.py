@@ -32,7 +32,9 @@ from shared.config import Config
 from shared.dispatch import Dispatch
 from shared.errors import ClinvkError
 from shared.ids import new_id
+from shared.outage import Outage
 from shared.redis import Redis
+from shared.redis_url import parse
 from shared.spans import Spans
 from shared.store import Limits, create_scripts
 from shared.store.audit import Audit
@@ -98,7 +100,8 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        redis = Redis(config.redis.url or "")
+        url = config.redis.url or ""
+        redis = Redis(url, outage=Outage(parse(url).shown))
         scripts = create_scripts(redis, limits_of(config))
         runs, hosts, events = Runs(scripts), Hosts(scripts), Events(scripts)
         api = new_id("api")

@@ -7,6 +7,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from api.connection import Limits, connection_class
 from api.embedded import Family
 from api.keys import Key, Keyring
 from api.layers import is_local
+from api.listening import PortTaken, bind, why
 from api.rotation import Rotation
 from shared import log, memory, spans
 from shared.config import Config
@@ -27,12 +29,16 @@ from shared.config_sources import Loaded, load
 from shared.errors import ConfigError, StoreUnavailable
 from shared.host import Instance, Readiness
 from shared.key_sources import read_keys
-from shared.redis import Redis
+from shared.reach import reach
 from shared.redis_url import parse
 
 _log = logging.getLogger("clinvk.serve")
 
 _CLOSE_WITHIN_S = 10
+
+
+class _NotStarted(Exception):
+    pass
 
 
 class _Server(uvicorn.Server):
@@ -41,6 +47,16 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Raises: OSError where somebody else listens; _NotStarted where the application does not start, as logged."""
+        try:
+            await super().startup(sockets)
+        except SystemExit as ended:  # which in a task would tear down the loop under the children
+            raise _NotStarted from ended
+        except OSError:
+            await self.lifespan.shutdown()
+            raise
 
 
 def serve(argv: Sequence[str]) -> int:
@@ -60,12 +76,19 @@ def serve(argv: Sequence[str]) -> int:
         _log.warning("%s", warning)
     keys = _keys(loaded.config)
     warn_if_open(loaded.config.server.host, required=keys[0].required)
+    server = loaded.config.server
     family = None
-    if not loaded.config.redis.url:
-        family = _family(loaded, args.config)
-        family.start_server()  # before any thread: it dies with the thread that started it
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(loaded, keys, family, form))
+    try:
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(one) for one in bind(server.host, server.port)]
+            if not loaded.config.redis.url:
+                family = _family(loaded, args.config)
+                family.start_server()  # before any thread: it dies with the thread that started it
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(_serve(loaded, keys, family, sockets, form))
+    except PortTaken as error:
+        log.last_words(str(error))
+        return 1
 
 
 def warn_if_open(host: str, *, required: bool) -> None:
@@ -106,7 +129,13 @@ def _family(loaded: Loaded, file: Path | None) -> Family:
     return Family(loaded.home, words, environ, loaded.config.worker.shutdown_grace_secs)
 
 
-async def _serve(loaded: Loaded, keys: tuple[Keyring, Rotation | None], family: Family | None, form: log.Form) -> int:
+async def _serve(
+    loaded: Loaded,
+    keys: tuple[Keyring, Rotation | None],
+    family: Family | None,
+    sockets: list[socket.socket],
+    form: log.Form,
+) -> int:
     config = loaded.config
     if family is not None:
         config = _with_url(config, family.url)
@@ -137,8 +166,6 @@ async def _serve(loaded: Loaded, keys: tuple[Keyring, Rotation | None], family: 
         server = _Server(
             uvicorn.Config(
                 app.asgi,
-                host=config.server.host,
-                port=config.server.port,
                 http=connection_class(
                     Limits(
                         read_s=config.server.read_timeout_secs,
@@ -156,7 +183,7 @@ async def _serve(loaded: Loaded, keys: tuple[Keyring, Rotation | None], family: 
                 timeout_graceful_shutdown=_CLOSE_WITHIN_S,
             )
         )
-        return await _watched(server, app, config, family, instance, death, told, hurried, form)
+        return await _watched(server, sockets, app, config, family, instance, death, told, hurried, form)
     finally:
         if family is not None:
             await family.end_worker(now=True)
@@ -166,18 +193,16 @@ async def _serve(loaded: Loaded, keys: tuple[Keyring, Rotation | None], family: 
 
 
 async def _reach_store(url: str) -> None:
-    """Raises: ConfigError where there is no Redis: a wrong URL is found at the start, not by the first caller."""
-    redis = Redis(url)
+    """Raises: ConfigError where there is no Redis, or one that refuses: better now than by the first caller."""
     try:
-        await redis("PING")
+        await reach(url)
     except StoreUnavailable as error:
         raise ConfigError(f"cannot reach Redis at {parse(url).shown} (redis.url): {error.message}") from error
-    finally:
-        await redis.aclose()
 
 
 async def _watched(
     server: uvicorn.Server,
+    sockets: list[socket.socket],
     app: App,
     config: Config,
     family: Family | None,
@@ -187,7 +212,7 @@ async def _watched(
     hurried: asyncio.Event,
     form: log.Form,
 ) -> int:
-    serving = asyncio.create_task(server.serve(), name="serve")
+    serving = asyncio.create_task(server.serve(sockets), name="serve")
     signalled = asyncio.create_task(told.wait(), name="signal")
     while not server.started and not serving.done():
         await asyncio.sleep(0.005)
@@ -214,8 +239,10 @@ async def _watched(
     signalled.cancel()
     try:
         await serving
-    except SystemExit:  # uvicorn could not bind; it has said so
+    except _NotStarted:
         code = 1
+    except OSError as error:  # two may bind a port at the same time, and one of them listens
+        raise why(error, config.server.host, config.server.port) from error
     return code if server.started else 1
 
 

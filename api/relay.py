@@ -314,7 +314,7 @@ class Relay:
                 await self._reconcile(stored)
                 await self._compare_quiet()
             except StoreUnavailable as error:
-                _log.warning("cannot keep followers: %s", error.message)
+                _log.log(error.level, "cannot keep followers: %s", error.message)
             await asyncio.sleep(_BREATH_S)
 
     async def _reconcile(self, stored: set[str]) -> None:

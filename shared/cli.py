@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from shared import log
 from shared.config_section import masked
 from shared.config_sources import load
 from shared.errors import ConfigError
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(words[0] if words else "--help", words[1:])
     except ConfigError as error:
-        print(f"clinvk: {error.message}", file=sys.stderr)
+        log.last_words(error.message)
         return EX_CONFIG
     except KeyboardInterrupt:
         return EX_INTERRUPTED

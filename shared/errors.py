@@ -17,11 +17,13 @@ ClinvkError
 │   ├── BackendLimited        its vendor's limit is reached on every host
 │   ├── SessionHostUnavailable  the one host that has the session does not
 │   └── StoreUnavailable      Redis is away or full
+│       └── StoreRefused      it was reached, and will not have us
 ├── LogExpired                the events asked for have been trimmed
 ├── RunFailed                 carries the `Failure` of a run
 └── ConfigError               the configuration is wrong; raised at start only
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -116,7 +118,26 @@ class SessionHostUnavailable(TryLater):
 
 
 class StoreUnavailable(TryLater):
+    """`logged`: the log has been told of the outage already, which each of its victims need not do again."""
+
     code = "store_unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: float, logged: bool = False) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.logged = logged
+
+    @property
+    def level(self) -> int:
+        """Of a line about what has to wait for its end."""
+        return logging.DEBUG if self.logged else logging.WARNING
+
+
+class StoreRefused(StoreUnavailable):
+    """`why` is for who runs the service: its callers can do nothing about a login."""
+
+    def __init__(self, message: str, *, why: str, logged: bool = False) -> None:
+        super().__init__(message, retry_after_s=10, logged=logged)
+        self.why = why
 
 
 class LogExpired(ClinvkError):

@@ -162,6 +162,14 @@ def start(level: str, form: str, stream: TextIO | None = None, *, process: str =
     return resolved
 
 
+def last_words(message: str) -> None:
+    """Why this process ends, for who started it: plain, but where its log is JSON a line of that."""
+    if any(isinstance(handler.formatter, Json) for handler in logging.getLogger().handlers):
+        logging.getLogger("clinvk").critical("%s", message)
+    else:
+        sys.stderr.write(f"clinvk: {message}\n")
+
+
 def hook() -> None:
     """What nobody catches is logged too, as a line like the others: of the main thread, of threads, of destructors."""
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,13 @@ import redis.asyncio as aio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared.errors import StoreUnavailable
+from shared.errors import StoreRefused, StoreUnavailable
+from shared.outage import Outage
 from shared.redis_url import Place, parse
+from shared.refusal import refusal
 
 Arg = str | bytes | int | float
 Command = Sequence[Arg]
@@ -23,6 +25,7 @@ Command = Sequence[Arg]
 _PROTOCOL = 2
 _AGAIN_S = (0.05, 0.1, 0.2, 0.4, 0.5)  # between attempts; all that is sent may be sent twice
 _LOST = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError)
+_NO_WAY = (RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError)  # which an `Outage` tells
 _QUIET_S = 2.0
 
 
@@ -30,10 +33,11 @@ class Redis:
     """All commands of a process share one connection, many under way at once; redis-py makes it, anew when it breaks.
 
     A connection for each command that is under way, as the library's own client has it, costs five times the CPU.
-    `url`: as redis_url.py has it. Nothing is connected yet.
+    `url`: as redis_url.py has it; `outage` is told of each attempt to connect. Nothing is connected yet.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, url: str, *, timeout_s: float = 5.0, outage: Outage | None = None) -> None:
+        self._outage = outage
         self._timeout_s = timeout_s
         self._place = parse(url)
         self._sentinels = _Sentinels(self._place, timeout_s) if self._place.service else None
@@ -57,8 +61,8 @@ class Redis:
         for wait_s in _AGAIN_S:
             try:
                 return await (await self._connected(give_up)).send(commands)
-            except _LOST:
-                if asyncio.get_running_loop().time() + wait_s > give_up:
+            except _LOST as error:
+                if asyncio.get_running_loop().time() + wait_s > give_up or refusal(error) is not None:
                     raise
             await asyncio.sleep(wait_s)
         return await (await self._connected(give_up)).send(commands)
@@ -66,12 +70,30 @@ class Redis:
     async def _connected(self, give_up: float) -> "_Link":
         if self._link is not None and not self._link.broken:
             return self._link
-        async with asyncio.timeout_at(give_up), self._connecting:
-            if self._link is None or self._link.broken:
-                self._link = _Link(await self._connect(), self._timeout_s)
+        try:
+            async with asyncio.timeout_at(give_up), self._connecting:
+                if self._link is None or self._link.broken:
+                    self._link = _Link(await self._connect(), self._timeout_s)
+        except TimeoutError as error:
+            self._failed(error)
+            raise
         return self._link
 
     async def _connect(self) -> Any:
+        try:
+            connection = await self._attempt()
+        except (RedisError, OSError) as error:
+            self._failed(error)
+            raise
+        if self._outage is not None:
+            self._outage.made()
+        return connection
+
+    def _failed(self, error: Exception) -> None:
+        if self._outage is not None:
+            self._outage.failed(error)
+
+    async def _attempt(self) -> Any:
         async with asyncio.timeout(self._timeout_s):
             host, port = await self._sentinels.master() if self._sentinels else (self._place.hosts or (("", 0),))[0]
         connection = self._made(host, port)
@@ -96,7 +118,7 @@ class Redis:
             return aio.SSLConnection(host=host, port=port, **given, **self._place.tls)
         return aio.Connection(host=host, port=port, **given)
 
-    async def subscribe(self, channel: str) -> AsyncIterator[bytes | None]:
+    async def subscribe(self, channel: str) -> AsyncGenerator[bytes | None]:
         """The messages of a channel, for ever. None: it is subscribed from now on, what came before may be missed.
 
         Raises: the library's own errors, or OSError, when the connection is lost; ask again.
@@ -298,7 +320,10 @@ def unavailable(error: Exception) -> StoreUnavailable:
     """What a caller is told when Redis is away or refuses; the client's own words stay in the log."""
     if isinstance(error, OutOfMemoryError):
         return StoreUnavailable("the store is full", retry_after_s=10)
-    return StoreUnavailable(f"the store is not available ({type(error).__name__})", retry_after_s=2)
+    logged = isinstance(error, _NO_WAY)
+    if (why := refusal(error)) is not None:
+        return StoreRefused("the store refuses this service", why=why, logged=logged)
+    return StoreUnavailable(f"the store is not available ({type(error).__name__})", retry_after_s=2, logged=logged)
 
 
 def text(value: Any) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from shared.dispatch import Dispatch
-from shared.errors import ClinvkError
+from shared.errors import ClinvkError, StoreUnavailable
 from shared.redis import Scripts, texts
 from shared.run import Failure
 from shared.store.runs import Runs
@@ -60,7 +60,8 @@ class Sweeper:
                 while await self.sweep():
                     pass
             except ClinvkError as error:
-                _log.warning("cannot sweep: %s", error.message)
+                level = error.level if isinstance(error, StoreUnavailable) else logging.WARNING
+                _log.log(level, "cannot sweep: %s", error.message)
             await asyncio.sleep(EVERY_S)
 
     async def sweep(self) -> bool:

@@ -39,7 +39,7 @@ class Chores:
                         _log.exception("a chore is given up: %s", found[1])
                     await self._sessions.done(self._host, found[0])
             except StoreUnavailable as error:
-                _log.warning("chores wait: %s", error.message)
+                _log.log(error.level, "chores wait: %s", error.message)
             await asyncio.sleep(_EVERY_S)
 
     def do(self, chore: Chore) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from shared import log
 from shared.config import Config
 from shared.config_sources import load
-from shared.errors import ConfigError, StoreUnavailable
+from shared.errors import ConfigError, StoreRefused, StoreUnavailable
 from worker import warden
 from worker.warden import LIFELINE
 
@@ -102,7 +102,7 @@ async def _healthy(config: Config) -> int:
     try:
         instances = await Hosts(create_scripts(redis, Limits())).list()
     except StoreUnavailable as error:
-        print(error.message, file=sys.stderr)
+        print(error.why if isinstance(error, StoreRefused) else error.message, file=sys.stderr)
         return 1
     finally:
         await redis.aclose()

@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.config import Config
 from shared.config_sources import load
-from shared.errors import ClinvkError, ConfigError
+from shared.errors import ClinvkError, ConfigError, StoreRefused
 from shared.key_sources import read_keys
 from shared.redis import Redis, text
 from shared.store import Limits, create_scripts
@@ -63,6 +63,9 @@ async def _redis(config: Config) -> list[Check]:
     try:
         async with asyncio.timeout(_WITHIN_S):
             return doctor.redis(await _facts(redis))
+    except StoreRefused as error:
+        advice = "it was reached; look at the user, the password and TLS in redis.url, and at docs/redis.md"
+        return [Check(about="redis", state="failed", found=error.why, advice=advice)]
     except (ClinvkError, TimeoutError) as error:
         why = error.message if isinstance(error, ClinvkError) else f"no answer within {_WITHIN_S:g} s"
         advice = "is it running, is redis.url right, may this host reach it?"

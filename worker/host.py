@@ -160,7 +160,7 @@ class Host:
             try:
                 await self.announce()
             except StoreUnavailable as error:
-                _log.warning("cannot announce: %s", error.message)
+                _log.log(error.level, "cannot announce: %s", error.message)
             self._news.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY_S):
@@ -170,7 +170,7 @@ class Host:
         try:
             await self._hosts.retire(self._instance)
         except StoreUnavailable as error:
-            _log.warning("cannot retire: %s", error.message)
+            _log.log(error.level, "cannot retire: %s", error.message)
 
 
 def packaged_version(name: str, command: tuple[str, ...]) -> str | None:

@@ -201,7 +201,7 @@ class Publisher:
                     self._dirty[live.spec.id] = live
             if not isinstance(error, StoreUnavailable):
                 raise
-            _log.warning("events wait: %s", error.message)
+            _log.log(error.level, "events wait: %s", error.message)
             return False
         finally:
             self._idle.set()

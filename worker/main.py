@@ -23,9 +23,12 @@ from shared import log, memory, names, spans
 from shared.config import Config
 from shared.config_sources import load
 from shared.dispatch import Dispatch
-from shared.errors import ConfigError
+from shared.errors import ConfigError, StoreUnavailable
 from shared.ids import new_id
+from shared.outage import Outage
+from shared.reach import reach
 from shared.redis import Redis
+from shared.redis_url import parse
 from shared.run import Failure
 from shared.spans import Spans
 from shared.store import Limits as StoreLimits
@@ -73,7 +76,7 @@ class Side:
         self._heartbeat = heartbeat
         self._stopping: concurrent.futures.Future[None] | None = None
         url = config.redis.url or ""
-        self._redis = Redis(url)
+        self._redis = Redis(url, outage=Outage(parse(url).shown))
         scripts = create_scripts(
             self._redis,
             StoreLimits(
@@ -279,6 +282,8 @@ def main(argv: Sequence[str]) -> int:
     backends = offered(config, only)
     if not backends:
         raise ConfigError("no backend is left that this worker may offer (backends.NAME.enabled, --backends)")
+    with contextlib.suppress(StoreUnavailable):  # it is waited for, and `Side` says so
+        asyncio.run(reach(config.redis.url or ""))
     tracing = spans.create("clinvk-worker", os.environ)
     side = Side(config, loaded.home, backends, heartbeat, tracing)
     if lifeline >= 0:
@@ -322,5 +327,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except ConfigError as error:
-        sys.stderr.write(f"clinvk: {error.message}\n")
+        log.last_words(error.message)
         sys.exit(os.EX_CONFIG)

@@ -322,7 +322,7 @@ class Runner:
         try:
             ends = await self._runs.renew([(live.spec.id, live.claim.token) for live in held])
         except StoreUnavailable as error:
-            _log.warning("cannot renew leases: %s", error.message)
+            _log.log(error.level, "cannot renew leases: %s", error.message)
             return False
         for live in held:
             if live.spec.id not in ends:
