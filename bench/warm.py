@@ -24,6 +24,7 @@ from shared.run import RunSpec
 from tests.system import clis
 from tests.system.service import Service, children, serving
 from worker.stage import Stage
+from worker.warm.drivers import create_drivers
 from worker.warm.memory import pss
 
 _CALLERS = 8
@@ -156,7 +157,7 @@ def served(backend: str, url: str, way: str, seconds: float) -> Row:
         clis.install(service, backend, url, way)
         service.worker()
         if way == "warm":
-            clis.heat(service, backend)
+            clis.heat(service, backend, [{"ephemeral": True}], create_drivers()[backend].size)
         made = Row(f"service, {way}", through(backend, service.apis[0][1]), lambda: cpu_of(_roots(service)), seconds)
         made.pss_mb = pss(tree([service.workers[0].pid])) / 1e6
         if way == "warm":

@@ -22,6 +22,7 @@ import hashlib
 import json
 import random
 import re
+import ssl
 import threading
 from typing import Any
 
@@ -263,7 +264,8 @@ def _error(request: Request, code: int) -> dict[str, Any]:
 class MockLLM:
     """`with MockLLM() as mock:` serves on `mock.url` from a thread of its own; `requests` holds what was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.requests: list[Request] = []
         self.url = ""
         self._loop = asyncio.new_event_loop()
@@ -287,8 +289,8 @@ class MockLLM:
     async def _main(self) -> None:
         self._stop = asyncio.Event()
         self._clients: set[asyncio.Task[Any]] = set()
-        server = await asyncio.start_server(self._client, "127.0.0.1", 0, limit=1 << 20)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        server = await asyncio.start_server(self._client, "127.0.0.1", 0, limit=1 << 20, ssl=self._tls)
+        self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
         await self._stop.wait()
         server.close()

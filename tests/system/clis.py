@@ -111,14 +111,14 @@ def warm_state(service: Service, backend: str) -> dict[str, Any]:
     return states[-1] if states and states[-1] is not None else {}
 
 
-def heat(service: Service, backend: str) -> None:
-    """The first run of a backend goes cold, and a warm process is started for the next."""
-    for kind in KINDS if backend == "claude" else KINDS[-1:]:
+def heat(service: Service, backend: str, kinds: Sequence[dict[str, Any]] | None = None, count: int = SPARES) -> None:
+    """The first run of a kind goes cold, and a warm process is started for the next. `count`: of claude's spares."""
+    for kind in kinds or (KINDS if backend == "claude" else KINDS[-1:]):
         if backend in WARM:
             found = prompt(service.apis[0][1], "[[mock:text]] the first", backend=backend, **kind)
             assert found["exit_code"] == 0, found
     if backend == "claude":
-        spares_wait(service)
+        spares_wait(service, count)
     elif backend in WARM:
         until(lambda: warm_state(service, backend).get("ready"))
 

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import signal
+import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +15,20 @@ import httpx
 import pytest
 
 from tests.fakes.mockllm import MockLLM
+from tests.redis_ways import Certificates
 from tests.system import clis
-from tests.system.service import Service, children, kill_pid, living, prompt, run, stream, until, whole
+from tests.system.service import (
+    Service,
+    children,
+    kill_pid,
+    living,
+    prompt,
+    run,
+    serving,
+    stream,
+    until,
+    whole,
+)
 
 pytestmark = [pytest.mark.clis, pytest.mark.processes]
 
@@ -243,3 +257,20 @@ def test_a_worker_that_is_told_to_end_takes_its_warm_processes_with_it():
 
         assert not app_servers(service)
         assert not list((service.folder / "host0" / ".clinvk" / "runs").iterdir())
+
+
+def test_authorities_are_looked_up_by_their_hashed_names(tmp_path):
+    certificates = Certificates(tmp_path)
+    folder = tmp_path / "hashed"
+    folder.mkdir()
+    (folder / "ca.pem").write_bytes(Path(certificates["ca.pem"]).read_bytes())
+    subprocess.run(["openssl", "rehash", str(folder)], check=True, capture_output=True, timeout=30)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificates["server.pem"], certificates["server.key"])
+    clis.command("codex")
+    with MockLLM(tls) as mock, serving(workers=0) as service:
+        clis.install(service, "codex", mock.url, "warm", SSL_CERT_FILE=os.devnull, SSL_CERT_DIR=str(folder))
+        service.worker()
+        clis.heat(service, "codex")
+        assert prompt(service.apis[0][1], "[[mock:text n=3]]", backend="codex")["output"] == "tok0 tok1 tok2 "
+        until(lambda: clis.warm_state(service, "codex").get("hits"))

@@ -26,6 +26,12 @@ ALWAYS: dict[str, Any] = {
     "features.plugins": False,
     "features.apps": False,
     "check_for_update_on_startup": False,
+    # A picture of the login shell for each thread: 15 ms of CPU, for a shell that few runs ask for twice.
+    "features.shell_snapshot": False,
+    # With these off its requests are the same to the byte, and 9 ms of CPU are saved for each thread.
+    "features.skill_search": False,
+    "features.skill_mcp_dependency_install": False,
+    "features.guardian_approval": False,
     # Its tools would see every variable of the process, keys included.
     "shell_environment_policy.inherit": "core",
 }

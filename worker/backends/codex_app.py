@@ -43,10 +43,10 @@ class Kind(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Kind({len(self.argv)} words)"  # there are secrets in the environment
 
-    def launch(self, place: Place) -> Launch:
-        return Launch(
-            argv=self.argv, env={"TMPDIR": f"{place.scratch}/tmp", **dict(self.env)}, cwd=place.cwd, stdin=b""
-        )
+    def launch(self, place: Place, more: Mapping[str, str]) -> Launch:
+        """`more`: variables of the host, over those of the kind."""
+        env = {"TMPDIR": f"{place.scratch}/tmp", **dict(self.env), **more}
+        return Launch(argv=self.argv, env=env, cwd=place.cwd, stdin=b"")
 
 
 class Talk(msgspec.Struct, frozen=True):

@@ -1,5 +1,6 @@
 """Runs of codex on a resident `codex app-server`: a thread for each, its end, and its release to other processes."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from worker.course import Course
 from worker.process import Process
 from worker.stage import Prepared
 from worker.tree import RUN
+from worker.warm import authorities
 from worker.warm.driver import Cold, Driver, Plan
 from worker.warm.guest import Guest
 from worker.warm.resident import Resident
@@ -92,9 +94,13 @@ class CodexDriver(Driver):
             codex_app.talk(prepared.spec, prepared.settings, prepared.place, marks),
         )
 
+    def stamp(self, fixed: Any) -> Hashable:
+        assert isinstance(fixed, codex_app.Kind)
+        return authorities.seen()
+
     def launch(self, fixed: Any, place: Place) -> Launch:
         assert isinstance(fixed, codex_app.Kind)
-        return fixed.launch(place)
+        return fixed.launch(place, authorities.one_by_one(dict(fixed.env)))
 
     def connect(self, process: Process) -> Wire:
         return _Connection(process)

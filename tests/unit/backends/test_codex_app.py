@@ -262,7 +262,7 @@ def test_a_kind_holds_nothing_of_a_run_and_hides_what_it_holds():
 
     assert one == other
     assert hash(one) == hash(other)
-    assert one.launch(PLACE).env == {"PATH": "/bin", "KEY": "k", "TMPDIR": "/s/tmp"}
+    assert one.launch(PLACE, {"X": "1"}).env == {"PATH": "/bin", "KEY": "k", "TMPDIR": "/s/tmp", "X": "1"}
     assert "KEY" not in repr(one)
     assert "analytics.enabled=false" in one.argv
 
