@@ -59,8 +59,9 @@ fix: install  ## format, mend what the linter can, renew the tables of docs/conf
 	$(BIN)/ruff format .
 	$(BIN)/python -m tests.rules.reference
 
+fuzz: MINUTES ?= 5
 fuzz: install  ## foreign bytes of every kind for MINUTES (5): cases, time and finds; a find is exit code 1
-	$(BIN)/python -m tests.fuzz $(or $(MINUTES),5)
+	$(BIN)/python -m tests.fuzz $(MINUTES)
 
 bench: install  ## the budgets, each beside a direct start of the same stub CLI
 	$(BIN)/python -m bench
@@ -68,7 +69,7 @@ bench: install  ## the budgets, each beside a direct start of the same stub CLI
 bench-warm: install clis  ## each installed CLI by hand, cold and warm, against one instant mock
 	$(BIN)/python -m bench.warm
 
-MINUTES ?= 30
+soak: MINUTES ?= 30
 soak: install  ## everything under load with faults for MINUTES=30; samples in .soak; nothing may be lost or leak
 	$(BIN)/python -m bench.soak $(MINUTES)
 

@@ -140,12 +140,16 @@ class Stage:
                 raise NotEnforceable(f"{name} {asked!r} is above this host's limit {ceiling!r}", field=name)
 
     def _env(self, backend: Backend, config: BackendConfig, tmp: str) -> dict[str, str]:
-        patterns = (*backend.vendor_env, *config.env_passthrough)
+        def matches(name: str, patterns: Sequence[str]) -> bool:
+            return not name.startswith("CLINVK_") and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+        # A vendor's variable that is set to nothing, as containers are often given them, is none: it would hide a login.
         env = {
             name: value
             for name, value in self._environ.items()
             if name in _BASE_ENV
-            or (not name.startswith("CLINVK_") and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+            or (value and matches(name, backend.vendor_env))
+            or matches(name, config.env_passthrough)
         }
         return {"LANG": "C.UTF-8", "TERM": "xterm-256color", **env, "HOME": self._user_home, "TMPDIR": tmp}
 

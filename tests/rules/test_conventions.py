@@ -2,6 +2,7 @@
 
 import ast
 import io
+import os
 import re
 import subprocess
 import sys
@@ -163,6 +164,20 @@ def test_make_help_lists_every_target():
     assert phony is not None
     assert {line.split()[0] for line in text.splitlines()} == set(phony[1].split())
     assert {"help", "install", "serve", "test", "check", "fix", "bench", "clis"} <= set(phony[1].split())
+
+
+@pytest.mark.parametrize(("target", "minutes"), [("fuzz", 5), ("soak", 30)])
+def test_minutes_are_those_that_make_help_names_unless_told(target, minutes):
+    def command(*words):
+        words = ["make", "-ns", target, *words]
+        env = {"PATH": os.environ["PATH"]}
+        out = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+        return out.splitlines()[-1].split()[-1]
+
+    assert command() == str(minutes)
+    assert command("MINUTES=7") == "7"
+    (line,) = re.findall(rf"^{target}:.*##(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert re.search(rf"MINUTES\W+{minutes}\b", line)
 
 
 @pytest.mark.parametrize(("command", "foreign"), [("serve", ("celery", "worker")), ("worker", ("litestar", "api"))])

@@ -134,9 +134,24 @@ def test_the_two_commands_are_named_and_the_port_is_the_one_served(name):
 
 
 def test_both_languages_show_the_same_commands():
-    def kinds(text: str) -> list[str]:
-        return re.findall(r"^```(\w+)$", text, re.MULTILINE)
+    def commands(text: str) -> list[tuple[str, str]]:
+        """All but comments and what is said to a model."""
+        blocks = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        return [(kind, re.sub(r"\s+# .*", "", code).replace("你好", "hello")) for kind, code in blocks]
 
     english, chinese = READMES.values()
-    assert kinds(english) == kinds(chinese)
-    assert re.findall(r"^## ", english, re.MULTILINE) == re.findall(r"^## ", chinese, re.MULTILINE)
+    assert commands(english) == commands(chinese)
+    assert re.findall(r"^#+ ", english, re.MULTILINE) == re.findall(r"^#+ ", chinese, re.MULTILINE)
+
+
+def test_both_languages_lead_to_the_same_pages_and_name_the_same_commands():
+    def links(text: str) -> list[str]:
+        return sorted(place for place in re.findall(r"\]\(([^)]+)\)", text) if not place.startswith("README"))
+
+    def named(text: str) -> set[str]:
+        prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+        return set(re.findall(r"`([^`]+)`", prose))
+
+    english, chinese = READMES.values()
+    assert links(english) == links(chinese)
+    assert named(english) == named(chinese)

@@ -131,10 +131,11 @@ def _parts(turn: Turn) -> list[dict[str, Any]]:
 
 def own_settings(env: Mapping[str, str]) -> dict[str, Any]:
     """What its HOME says for every run."""
-    if "GEMINI_API_KEY" in env:
+    if env.get("GEMINI_API_KEY"):
         auth = "gemini-api-key"
     else:
-        auth = "vertex-ai" if "GOOGLE_GENAI_USE_VERTEXAI" in env or "GOOGLE_API_KEY" in env else "oauth-personal"
+        vertex = env.get("GOOGLE_GENAI_USE_VERTEXAI") or env.get("GOOGLE_API_KEY")
+        auth = "vertex-ai" if vertex else "oauth-personal"
     return {
         "security": {"auth": {"selectedType": auth}},
         "general": {"maxAttempts": 2, "enableAutoUpdate": False, "enableAutoUpdateNotification": False},

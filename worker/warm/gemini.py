@@ -70,7 +70,7 @@ class GeminiDriver(Driver):
         if way.system is not None and not self._seen(way.system):
             return Cold("system")
         fixed = acp.fixed(way, settings, place, prepared.env)
-        logged_in = not any(name == "GEMINI_API_KEY" for name, _ in fixed.env)
+        logged_in = not dict(fixed.env).get("GEMINI_API_KEY")
         return Plan(fixed=fixed, what=_What(way, options.model or MODEL, logged_in))
 
     def _seen(self, system: str) -> bool:

@@ -128,3 +128,25 @@ def test_a_link_in_the_place_of_a_login_is_removed_and_what_it_leads_to_stays(pr
 
     assert not login_of(found).is_symlink()
     assert (tmp_path / "user" / ".gemini" / "oauth_creds.json").exists()
+
+
+@pytest.mark.parametrize("empty", [{}, {"GEMINI_API_KEY": "", "GOOGLE_API_KEY": "", "GOOGLE_GENAI_USE_VERTEXAI": ""}])
+def test_a_vendors_variable_that_is_set_to_nothing_hides_no_login(tmp_path: Path, empty):
+    environ = {"HOME": str(tmp_path), "PATH": "/bin", "NO_PROXY": "", "KEPT": "", **empty}
+    config = Config(backends={"gemini": BackendConfig(command="/bin/true", env_passthrough=["KEPT"])})
+
+    found = Stage(config, tmp_path / "clinvk", environ).prepare(
+        RunSpec(id="run_1", tenant="t", backend="gemini", prompt="p")
+    )
+
+    (settings,) = (content for path, content in found.launch.files.items() if path.endswith("/settings.json"))
+    assert json.loads(settings)["security"]["auth"]["selectedType"] == "oauth-personal"
+    assert not empty.keys() & found.launch.env.keys()
+    assert {"NO_PROXY", "KEPT"} <= found.launch.env.keys(), "what is no login is handed on as it is"
+
+
+def test_a_hosts_own_setting_that_is_empty_is_no_key_either(prepare: Prepare):
+    found = prepare("gemini", {"env": {"GEMINI_API_KEY": ""}})
+
+    (settings,) = (content for path, content in found.launch.files.items() if path.endswith("/settings.json"))
+    assert json.loads(settings)["security"]["auth"]["selectedType"] == "oauth-personal"
