@@ -1,6 +1,7 @@
 """How this replica fares: one look at the store, shared by all who ask within half a second."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 
@@ -12,6 +13,8 @@ from shared.errors import StoreUnavailable
 from shared.host import Instance
 from shared.store.runs import Runs
 from shared.store.sessions import Sessions
+
+_log = logging.getLogger(__name__)
 
 _FRESH_S = 0.5
 _PATIENCE_S = 1.5  # whoever probes gives up after some seconds
@@ -39,7 +42,7 @@ class Heart:
         self._dispatch = dispatch
         self._relay = relay
         self._closing = closing
-        self._last = Pulse()
+        self._last = Pulse(unready=("the store has not been asked yet",))
         self._at = -1e9  # monotonic
         self._looking: asyncio.Task[None] | None = None
 
@@ -64,6 +67,11 @@ class Heart:
             counts, sessions = await self._runs.counts(), await self._sessions.count()
         except StoreUnavailable as error:
             self._last = Pulse(unready=(error.message,))
+        except Exception as error:  # noqa: BLE001  # what cannot be looked at is not well, whatever the reason
+            fault = f"this replica cannot tell how it fares: {type(error).__name__}"
+            if self._last.unready != (fault,):  # probes ask for ever; the first of a row says why
+                _log.exception("looking at the store met what it does not expect; this replica is unready")
+            self._last = Pulse(unready=(fault,))
         else:
             silent_s = self._relay.silent_s
             unready = () if silent_s < _SILENT_S else (f"the store has taken no write for {silent_s:.0f} s",)
