@@ -56,6 +56,9 @@ class Turn:
             while not os.path.exists(rest):
                 time.sleep(0.005)
             os._exit(3)
+        if what == "blurt":
+            print(f"panicked at {rest}", file=sys.stderr, flush=True)
+            os._exit(101)
         if what == "nonsense":
             while True:
                 say(b"this is no JSON\n" * 100)
@@ -111,7 +114,7 @@ def serve():
             if params.get("model") == "mute":
                 continue
             if params.get("model") == "refused":
-                say({"id": number, "error": {"code": -32600, "message": "no such model"}})
+                say({"id": number, "error": {"code": -32600, "message": f"no such model for {params}"}})
                 continue
             count += 1
             thread = thread or f"thread{os.getpid()}-{count}"

@@ -219,6 +219,28 @@ def test_one_that_dies_fails_the_runs_on_it_and_the_next_is_served(on_warm, tmp_
     on_warm(test)
 
 
+def test_what_a_process_says_of_a_prompt_when_it_refuses_or_dies_is_in_no_log_line(on_warm, caplog):
+    caplog.set_level("DEBUG")
+
+    async def test(world: World) -> None:
+        await world.heat()
+        refused = await world.run("say", model="refused")
+        died = await world.run("blurt xyzzy-canary")
+        while world.state.kept:
+            await asyncio.sleep(0.005)
+
+        assert text(refused) == "cold"
+        assert cause(died) == "crashed"
+        assert (world.state.misses["refused"], world.state.ends) == (1, {"crashed": 1})
+        assert "xyzzy" not in str(world.state)
+
+    on_warm(test)
+    said = [row.getMessage() for row in caplog.records]
+    assert "a run goes another way than the warm codex: thread/start was refused (-32600)" in said
+    assert "a warm codex ended after 2 runs: crashed (exit code 101)" in said
+    assert not [line for line in said if "xyzzy" in line]
+
+
 @pytest.mark.parametrize("limit", [{"idle_s": 0.3}, {"timeout_s": 0.3}])
 def test_a_turn_that_hangs_ends_at_the_runs_limit_and_its_process_goes_on(on_warm, limit):
     async def test(world: World) -> None:

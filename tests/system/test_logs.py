@@ -1,6 +1,7 @@
 """Logs of the real processes: every line an object that says what it is about, and never a word of a prompt."""
 
 import json
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 pytestmark = pytest.mark.redis
 
 CLAUDE = json.dumps([sys.executable, "-I", "-S", str(Path(__file__).parent / "sdks" / "fake_claude.py")])
+
+
+APPSERVER = Path(__file__).parents[1] / "fakes" / "appserver.py"
 
 
 def rows(service: Service) -> list[dict]:
@@ -80,6 +84,28 @@ def test_no_log_holds_a_word_of_a_prompt_even_at_debug():
     assert {row["process"] for row in told} >= {"api", "worker"}
     assert [row for row in told if row["logger"].startswith("celery")]
     assert any("Warm shutdown" in row["message"] for row in told)
+
+
+def test_what_a_warm_process_printed_of_a_prompt_before_it_died_is_in_no_log_and_its_end_is_of_no_run(tmp_path):
+    shutil.copy(APPSERVER, tmp_path)
+    (tmp_path / "package.json").write_text('{"name": "@openai/codex", "version": "0.169.0"}')
+    command = json.dumps([sys.executable, "-S", "-E", str(tmp_path / APPSERVER.name)])
+    with serving(CLINVK_LOG__LEVEL="debug", CLINVK_BACKENDS__CODEX__COMMAND=command) as service:
+        base = service.apis[0][1]
+
+        def died() -> bool:
+            asked = {"backend": "codex", "prompt": f"blurt {CANARY}", "ephemeral": True}
+            return "exit_code" in httpx.post(base + "/api/v1/prompt", json=asked, timeout=30).json() and ended() != []
+
+        def ended() -> list[dict]:
+            return [row for row in rows(service) if "crashed (exit code 101)" in row["message"]]
+
+        assert until(died)
+        told = rows(service)
+
+        assert {"run_id", "tenant", "trace_id", "request_id"}.isdisjoint(ended()[0])
+
+    assert not [row for row in told if CANARY in json.dumps(row)]
 
 
 def test_lines_of_all_processes_say_which_request_run_tenant_and_trace_they_are_about():

@@ -225,12 +225,10 @@ class Pool:
         resident.stamp = driver.stamp(fixed)
         self._kept[driver.name].append(resident)
         self._starts[driver.name] += 1
-        # Its log lines are of no run, also not of the one that it was started for.
-        task = asyncio.get_running_loop().create_task(
-            resident.live(launch), name=f"warm-{id}", context=contextvars.Context()
-        )
+        nobody = contextvars.Context()  # its log lines are of no run, also not of the one that it was started for
+        task = asyncio.get_running_loop().create_task(resident.live(launch), name=f"warm-{id}", context=nobody)
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._ended(driver, resident, done))
+        task.add_done_callback(lambda done: self._ended(driver, resident, done), context=nobody)
 
     def _ended(self, driver: Driver, resident: Resident, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
@@ -244,7 +242,7 @@ class Pool:
         if self._closing:
             return
         if why == "start":
-            self._sulk(resident.key, resident.detail or "it ended before it was ready")
+            self._sulk(resident.key, resident.detail or "it ended before it was ready", resident.said)
         elif why in _BAD and resident.served < _SOON:
             self._soon[resident.key] += 1
             if self._soon[resident.key] >= _SOON_TIMES:
@@ -252,13 +250,15 @@ class Pool:
         else:
             self._soon.pop(resident.key, None)
         level = logging.WARNING if why in _BAD else logging.DEBUG if why == "used" else logging.INFO
-        _log.log(level, "a warm %s ended after %d runs: %s %s", driver.name, resident.served, why, resident.detail)
+        _log.log(level, "a warm %s ended after %d runs: %s (%s)", driver.name, resident.served, why, resident.detail)
         self._wake.set()
 
-    def _sulk(self, key: Hashable, why: str) -> None:
+    def _sulk(self, key: Hashable, why: str, said: str = "") -> None:
+        """`said`: the CLI's own words, which `GET /api/v1/workers` shows and no log does."""
         assert isinstance(key, tuple)
         self._soon.pop(key, None)
-        self._sulks[key] = (asyncio.get_running_loop().time() + _SULK_S, why[:300])
+        told = f"{why}: {said}" if said else why
+        self._sulks[key] = (asyncio.get_running_loop().time() + _SULK_S, told[:300])
         _log.warning("%s is carried out by one process a run for %g s: %s", key[0], _SULK_S, why)
 
     # -- keeping

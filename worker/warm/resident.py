@@ -52,7 +52,8 @@ class Resident:
         self.stamp: Hashable = None  # of the host as it was at its start
         self.state = State.STARTING
         self.why = ""  # it ends: recycle, idle, size, memory, scarce, stale, leftovers, crashed, hung, start, shutdown
-        self.detail = ""  # for people
+        self.detail = ""  # for people, in words of ours
+        self.said = ""  # the CLI's own last words: for an admin, never for a log
         self.retiring = ""  # why another is to take its place, while it still serves
         self.running = 0
         self.served = 0
@@ -124,7 +125,8 @@ class Resident:
             self.process, self.mark = process, process.mark
             async with process:
                 exit = await self._serve(process)
-            self.detail = self.detail or exit.stderr.strip()[-300:]
+            self.detail = self.detail or f"exit code {exit.code}"
+            self.said = self.said or exit.stderr.strip()[-300:]
         except (ClinvkError, OSError) as error:
             self.condemn("start", str(error))
         finally:
@@ -167,6 +169,7 @@ class Resident:
             async with asyncio.timeout(self.driver.start_within_s):
                 await self.driver.greet(self)
         except (Gone, Refused, TimeoutError) as error:
+            self.said = error.message if isinstance(error, Refused) else ""
             self.condemn("start", str(error) or f"it was not ready within {self.driver.start_within_s:g} s")
             return
         priority.restore(process.pid)

@@ -24,10 +24,11 @@ Answer = Callable[[str, Any], Any]
 
 
 class Refused(Exception):
-    """The process answered a call with an error."""
+    """The process answered a call with an error. Its own words, which may be a prompt's, are `message`, and not in `str`:
+    that is what logs and reasons are made of."""
 
     def __init__(self, method: str, code: int, message: str, data: Any = None) -> None:
-        super().__init__(f"{method}: {message} ({code})")
+        super().__init__(f"{method} was refused ({code})")
         self.code = code
         self.message = message
         self.data = data
