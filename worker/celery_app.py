@@ -8,6 +8,7 @@ import concurrent.futures
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ import kombu.transport.virtual.base
 from billiard.einfo import ExceptionInfo
 from celery import Celery, bootsteps
 from celery.concurrency.base import BasePool
-from celery.exceptions import Reject
+from celery.exceptions import Reject, SecurityWarning
 from kombu import Exchange, Queue
 from kombu.transport.virtual.base import Empty
 from kombu.utils.scheduling import round_robin_cycle
@@ -262,6 +263,7 @@ def create_worker(
 
     from celery.signals import setup_logging, worker_shutting_down
 
+    warnings.simplefilter("ignore", SecurityWarning)  # of root, in a paragraph; worker.main says it in a line
     # With anybody connected, Celery leaves the logs as shared.log has set them up.
     celery.apps.worker.safe_say = lambda text, *_: log.say(form, "worker", "info", text)  # past the logs, as its own
     setup_logging.connect(_leave_logs, weak=False, dispatch_uid="clinvk")

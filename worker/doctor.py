@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,8 +12,9 @@ import msgspec
 
 from shared.config import Config
 from shared.host import Instance
+from worker.codex_login import provider
 from worker.host import find_version, offered
-from worker.stage import find_command
+from worker.stage import find_command, passed_on
 
 State = Literal["ok", "note", "warning", "failed"]
 
@@ -73,13 +75,36 @@ def clis(config: Config, environ: Mapping[str, str]) -> list[Check]:
         found = f"{version or 'version unknown'}  {command[0]}"
         checks.append(Check(about=name, state=state, found=found, advice=advice))
         if name in _LOGINS:
-            checks.append(login(name, {**environ, **config.backend(name).env}))
+            own = of_codex(config, environ) if name == "codex" else None
+            checks.append(own or login(name, {**environ, **config.backend(name).env}))
     alone = not config.redis.url  # `clinvk serve` has echo there
     if not alone and not any(check.state == "ok" for check in checks):
         checks.append(
             Check(about="backends", state="failed", found="no CLI that a worker here could run", advice="see above")
         )
     return checks
+
+
+def of_codex(config: Config, environ: Mapping[str, str]) -> Check | None:
+    """Where codex's `config.toml` sends runs to a provider with a key of its own; None where it does not."""
+    seen = {**passed_on(config, environ, "codex"), **config.backend("codex").env}
+    about = "codex login"
+    try:
+        found = provider(Path(seen.get("CODEX_HOME") or Path(environ.get("HOME") or "/") / ".codex"))
+    except ValueError as error:
+        return Check(about=about, state="warning", found=str(error), advice="codex reads it at each run")
+    if found is None:
+        return None
+    whose = f"the provider {found.name!r} of codex's config.toml"
+    if found.variable is None:
+        return Check(about=about, state="ok", found=f"{whose} takes no key from the environment")
+    if seen.get(found.variable):
+        return Check(about=about, state="ok", found=f"{found.variable} is set, for {whose}")
+    if environ.get(found.variable):
+        advice = f"codex is not given it: set backends.codex.env_passthrough: [{found.variable}]"
+        return Check(about=about, state="warning", found=f"{found.variable} is set here alone", advice=advice)
+    advice = f"set {found.variable} for the worker, and backends.codex.env_passthrough: [{found.variable}]"
+    return Check(about=about, state="warning", found=f"{whose} wants {found.variable}, which is not set", advice=advice)
 
 
 def login(name: str, environ: Mapping[str, str]) -> Check:
@@ -100,11 +125,12 @@ def home(path: Path, config_file: Path | None, config: Config) -> list[Check]:
     """CLINVK_HOME and the files that hold keys."""
     checks = []
     at = path
-    while not at.exists():
+    while not os.path.exists(at):  # noqa: PTH110  # pathlib's raises where it may not look
         at = at.parent
-    if not os.access(at, os.W_OK | os.X_OK):
+    if (why := _unwritable(at)) is not None:
         advice = f"give it to the user who runs clinvk: chown {os.geteuid()} {at}; or set CLINVK_HOME"
-        checks.append(Check(about="home", state="failed", found=f"{path} cannot be written", advice=advice))
+        found = f"{path} cannot be written" if at == path else f"{path} cannot be made"
+        checks.append(Check(about="home", state="failed", found=f"{found} ({at}: {why})", advice=advice))
     elif at != path:
         checks.append(Check(about="home", state="ok", found=f"{path} will be made"))
     elif (mode := stat.S_IMODE(path.stat().st_mode)) & 0o022:
@@ -121,6 +147,15 @@ def home(path: Path, config_file: Path | None, config: Config) -> list[Check]:
             found = f"{file} can be read by everybody"
             checks.append(Check(about="files", state="warning", found=found, advice=f"chmod 600 {file}"))
     return checks
+
+
+def _unwritable(folder: Path) -> str | None:
+    """Tried, since no question tells of every file system: root may write to /proc, as access(2) has it."""
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".clinvk-doctor-", dir=folder))  # noqa: PTH106  # what mkdtemp gave
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return None
 
 
 def machine(*, as_root: bool, files: int, pidfds: bool, tags: bool) -> list[Check]:

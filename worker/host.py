@@ -23,7 +23,7 @@ from shared.store.hosts import Hosts
 from shared.warm import WarmState
 from worker.backends import BACKENDS
 from worker.marks import Marks
-from worker.stage import Stage
+from worker.stage import Stage, wanted_command
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class Host:
         self._instance = instance
         self._started_at = time.time()
         self._versions: dict[tuple[str, ...], str | None] = {}
+        self._missing: list[str] = []
         self.draining = False
         self._stopping = False
         self._marks = marks
@@ -81,10 +82,29 @@ class Host:
 
     def look(self) -> None:
         """Finds the CLIs and their versions. Slow where a version must be asked for; call it off the loop."""
+        missing = []
         for name in self._names:
             command = self._stage.command(name)
-            if command is not None and command not in self._versions:
+            if command is None:
+                missing.append(name)
+            elif command not in self._versions:
                 self._versions[command] = find_version(name, command)
+        if missing != self._missing:
+            self._missing = missing
+            self._tell(missing)
+
+    def _tell(self, missing: list[str]) -> None:
+        """Once for each change: a worker with nothing to run would else be silent for ever."""
+        looked = {name: wanted_command(self._config, name)[:1] for name in missing}
+        sought = ", ".join(f"{name} (as {' '.join(words) or 'nothing'})" for name, words in looked.items())
+        if missing and len(missing) == len(self._names):
+            _log.warning(
+                "no CLI is here, so that this worker takes no runs; looked for %s on the PATH. `clinvk doctor` says what "
+                "to do",
+                sought,
+            )
+        elif missing:
+            _log.info("not here, and not offered: %s; `clinvk doctor` says what to do", sought)
 
     def state(self) -> Instance:
         limit = self._config.worker.concurrency

@@ -282,6 +282,10 @@ def main(argv: Sequence[str]) -> int:
     backends = offered(config, only)
     if not backends:
         raise ConfigError("no backend is left that this worker may offer (backends.NAME.enabled, --backends)")
+    if os.geteuid() == 0:
+        _log.warning(
+            "this worker runs as root, and so does each CLI with all that it starts: give it a user of its own"
+        )
     with contextlib.suppress(StoreUnavailable):  # it is waited for, and `Side` says so
         asyncio.run(reach(config.redis.url or ""))
     tracing = spans.create("clinvk-worker", os.environ)

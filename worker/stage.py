@@ -52,12 +52,17 @@ class Prepared(msgspec.Struct, frozen=True):
         self.workspaces.remove(self.spec.id)
 
 
+def wanted_command(config: Config, name: str) -> list[str]:
+    """What is looked for."""
+    given = config.backend(name).command
+    if name == "echo" and not given:
+        return list(_ECHO)
+    return [given] if isinstance(given, str) else list(given or BACKENDS[name].default_command)
+
+
 def find_command(config: Config, environ: Mapping[str, str], name: str) -> tuple[str, ...] | None:
     """The CLI with its path resolved; None where it is not to be found."""
-    given = config.backend(name).command
-    words = [given] if isinstance(given, str) else list(given or BACKENDS[name].default_command)
-    if name == "echo" and not given:
-        words = list(_ECHO)
+    words = wanted_command(config, name)
     path = shutil.which(words[0], path=environ.get("PATH")) if words else None
     return None if path is None else (str(Path(path).absolute()), *words[1:])
 
@@ -92,7 +97,7 @@ class Stage:
         )
         try:
             settings = self._settings(config, command)
-            env = self._env(backend, config, f"{place.scratch}/tmp") | _trace(spec)
+            env = self._env(spec.backend, f"{place.scratch}/tmp") | _trace(spec)
             launch = backend.launch(spec, settings, place, env)
             try:
                 lay_out(launch)
@@ -139,19 +144,25 @@ class Stage:
             if asked is not None and ceiling is not None and order.index(asked) > order.index(ceiling):
                 raise NotEnforceable(f"{name} {asked!r} is above this host's limit {ceiling!r}", field=name)
 
-    def _env(self, backend: Backend, config: BackendConfig, tmp: str) -> dict[str, str]:
-        def matches(name: str, patterns: Sequence[str]) -> bool:
-            return not name.startswith("CLINVK_") and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-        # A vendor's variable that is set to nothing, as containers are often given them, is none: it would hide a login.
-        env = {
-            name: value
-            for name, value in self._environ.items()
-            if name in _BASE_ENV
-            or (value and matches(name, backend.vendor_env))
-            or matches(name, config.env_passthrough)
-        }
+    def _env(self, name: str, tmp: str) -> dict[str, str]:
+        env = passed_on(self._config, self._environ, name)
         return {"LANG": "C.UTF-8", "TERM": "xterm-256color", **env, "HOME": self._user_home, "TMPDIR": tmp}
+
+
+def passed_on(config: Config, environ: Mapping[str, str], name: str) -> dict[str, str]:
+    """What a CLI is given of the worker's own environment."""
+
+    def matches(variable: str, patterns: Sequence[str]) -> bool:
+        return not variable.startswith("CLINVK_") and any(fnmatch.fnmatchcase(variable, one) for one in patterns)
+
+    # A vendor's variable that is set to nothing, as containers are often given them, is none: it would hide a login.
+    return {
+        variable: value
+        for variable, value in environ.items()
+        if variable in _BASE_ENV
+        or (value and matches(variable, BACKENDS[name].vendor_env))
+        or matches(variable, config.backend(name).env_passthrough)
+    }
 
 
 def _trace(spec: RunSpec) -> dict[str, str]:

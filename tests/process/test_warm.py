@@ -431,6 +431,15 @@ def test_one_that_has_grown_is_replaced(on_warm, monkeypatch):
     on_warm(test, max_rss_mb=1)
 
 
+def test_what_a_process_holds_is_known_as_soon_as_it_is_ready(on_warm):
+    async def test(world: World) -> None:
+        await world.heat()
+
+        assert world.state.memory_bytes > 1 << 20
+
+    on_warm(test)
+
+
 @pytest.mark.parametrize(("scope", "count"), [("tenant", 2), ("host", 1)])
 def test_tenants_share_a_process_only_where_the_operator_says_so(on_warm, scope, count):
     async def test(world: World) -> None:

@@ -1,6 +1,7 @@
 """Logs of the real processes: every line an object that says what it is about, and never a word of a prompt."""
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -164,3 +165,14 @@ def test_the_text_form_is_for_people():
 
     assert "info    clinvk.access: POST /api/v1/prompt 200" in text
     assert "clinvk is ready on" in text
+
+
+def test_a_worker_says_in_one_line_each_that_it_is_root_and_what_it_has_not(tmp_path):
+    with serving(CLINVK_BACKENDS__CODEX__COMMAND="/nowhere/codex") as service:
+        told = [row for row in rows(service) if row["process"] == "worker"]
+
+    assert not [row for row in told if "SecurityWarning" in row["message"] or "\n" in row["message"]]
+    assert len([row for row in told if "runs as root" in row["message"]]) == (os.geteuid() == 0)
+    (missing,) = [row for row in told if "not here, and not offered" in row["message"]]
+    assert missing["level"] == "info"
+    assert "codex (as /nowhere/codex)" in missing["message"]

@@ -174,6 +174,7 @@ class Resident:
             return
         priority.restore(process.pid)
         self.own = tree.below([process.pid])
+        self.look()  # the next regular look is seconds away, and until then it would seem to hold nothing
         if self.state is State.STARTING:
             self.state = State.READY
             self.idle_since = asyncio.get_running_loop().time()

@@ -1,9 +1,11 @@
 """What the doctor makes of what it finds."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from shared.config import Config, Server
+from shared.config import BackendConfig, Config, Server
 from shared.host import BackendState, Instance, Readiness
 from worker import doctor
 from worker.doctor import RedisFacts
@@ -118,3 +120,73 @@ def test_the_text_has_columns_and_a_sum():
     )
 
     assert said == "failed   a   x\n             -> do\nok       bb  y\n1 failed, 0 warnings"
+
+
+def codex_config(folder, text):
+    (folder / ".codex").mkdir(exist_ok=True)
+    (folder / ".codex" / "config.toml").write_text(text)
+
+
+OWN = 'model_provider = "mine"\n[model_providers.mine]\nbase_url = "https://models.example/v1"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "passed", "state", "words"),
+    [
+        (
+            OWN + 'env_key = "MINE_KEY"',
+            {"MINE_KEY": "SECRET"},
+            ["MINE_*"],
+            "ok",
+            "MINE_KEY is set, for the provider 'mine'",
+        ),
+        (OWN + 'env_key = "MINE_KEY"', {"MINE_KEY": "SECRET"}, [], "warning", "MINE_KEY is set here alone"),
+        (OWN + 'env_key = "MINE_KEY"', {}, ["MINE_KEY"], "warning", "wants MINE_KEY, which is not set"),
+        (OWN, {}, [], "ok", "'mine' of codex's config.toml takes no key"),
+        ('profile = "p"\n[profiles.p]\n' + OWN, {}, [], "ok", "takes no key"),
+        ('model_provider = "', {}, [], "warning", "is not valid TOML"),
+    ],
+)
+def test_a_provider_of_codexs_own_configuration_brings_its_own_login(tmp_path, text, environ, passed, state, words):
+    codex_config(tmp_path, text)
+    config = Config(backends={"codex": BackendConfig(env_passthrough=passed)})
+
+    found = doctor.of_codex(config, {"HOME": str(tmp_path), **environ})
+
+    assert found is not None
+    assert (found.about, found.state) == ("codex login", state)
+    assert words in found.found
+    assert bool(found.advice) == (state == "warning")
+    assert "SECRET" not in doctor.text([found])
+
+
+def test_the_variable_of_a_provider_may_be_set_for_codex_alone(tmp_path):
+    codex_config(tmp_path, OWN + 'env_key = "MINE_KEY"')
+    config = Config(backends={"codex": BackendConfig(env={"MINE_KEY": "SECRET"})})
+
+    found = doctor.of_codex(config, {"HOME": str(tmp_path)})
+
+    assert found is not None
+    assert found.state == "ok"
+
+
+def test_codexs_own_way_to_log_in_is_left_to_its_files_and_variables(tmp_path):
+    assert doctor.of_codex(Config(), {"HOME": str(tmp_path)}) is None
+    for text in ('model = "x"', 'model_provider = "openai"', OWN + "requires_openai_auth = true"):
+        codex_config(tmp_path, text)
+        assert doctor.of_codex(Config(), {"HOME": str(tmp_path)}) is None
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere", "/proc/self/task/x/y", "/dev/null/home"])
+def test_a_home_that_cannot_be_made_fails(place):
+    (found,) = [check for check in doctor.home(Path(place), None, Config()) if check.about == "home"]
+
+    assert found.state == "failed"
+    assert f"{place} cannot be made" in found.found
+
+
+def test_a_home_that_can_be_made_is_not_made(tmp_path):
+    (found,) = [check for check in doctor.home(tmp_path / "a" / "b", None, Config()) if check.about == "home"]
+
+    assert (found.state, found.found) == ("ok", f"{tmp_path / 'a' / 'b'} will be made")
+    assert list(tmp_path.iterdir()) == []

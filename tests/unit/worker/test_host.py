@@ -188,3 +188,33 @@ def test_a_run_that_began_before_a_mark_and_works_says_nothing_of_it(tmp_path):
     world.marks.see("codex", None, world.now)
     world.look()
     assert world.open == ["codex"]
+
+
+def test_a_worker_without_any_cli_says_once_what_it_looked_for_and_again_when_they_are_gone(tmp_path, caplog):
+    caplog.set_level("INFO", logger="worker.host")
+    world = World(tmp_path)
+
+    world.look()
+    world.look()
+    world.install()
+    world.look()
+    world.cli.unlink()
+    world.look()
+
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in told] == ["WARNING", "WARNING"]
+    assert f"looked for codex (as {world.cli})" in told[0][1]
+    assert "`clinvk doctor`" in told[0][1]
+
+
+def test_one_cli_that_is_missing_beside_others_is_no_warning(tmp_path, caplog):
+    caplog.set_level("INFO", logger="worker.host")
+    world = World(tmp_path)
+    world.install()
+    world.host._names.append("gemini")  # a second backend
+
+    world.look()
+
+    (record,) = caplog.records
+    assert record.levelname == "INFO"
+    assert "not here, and not offered: gemini (as gemini)" in record.getMessage()
