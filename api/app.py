@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from api.deprecation import Deprecations
 from api.exchange import NOBODY
 from api.keys import Keyring
 from api.layers import Auth, Browsers, RequestIds, no_key
-from api.limits import RateLimit
+from api.limits import GUESSES_AT_ONCE, GUESSES_PER_S, RateLimit
 from api.native import routes as native
 from api.openai import routes as openai
 from api.paths import Paths
@@ -28,7 +28,7 @@ from api.relay import Relay
 from api.rotation import Rotation
 from api.seen import Measured, Seen
 from api.steady import SteadyRates
-from shared.config import Config
+from shared.config import Config, Server
 from shared.dispatch import Dispatch
 from shared.errors import ClinvkError
 from shared.ids import new_id
@@ -169,18 +169,7 @@ def create_app(
         logging_config=None,
     )
     served: ASGIApp = Deprecations(litestar, deprecation.TABLE)
-    if config.server.rate_limit_enabled or keys.required:
-        limited = functools.partial(
-            RateLimit,
-            rates=lambda: litestar.state.context.rates,
-            per_s=config.server.rate_limit_rps,
-            burst=config.server.rate_limit_burst,
-            proxies=config.server.trusted_proxies,
-            everybody=config.server.rate_limit_enabled,
-        )
-        served = Auth(limited(served), keys, limited(no_key))  # whoever guesses at keys is limited by address
-    else:
-        served = Auth(served, keys)
+    served = _guarded(served, config.server, keys, lambda: litestar.state.context.rates)
     if not keys.required:
         served = Browsers(served, config.server.host, config.server.cors_allowed_origins)
     if origins := config.server.cors_allowed_origins:
@@ -189,6 +178,17 @@ def create_app(
     if config.server.metrics_enabled:
         served = Measured(served, seen)
     return App(Paths(RequestIds(served, spans)), litestar)
+
+
+def _guarded(served: ASGIApp, server: Server, keys: Keyring, rates: Callable[[], Rates]) -> ASGIApp:
+    """Who has a key is limited by it, who guesses at keys by address, always."""
+    limited = functools.partial(RateLimit, rates=rates, proxies=server.trusted_proxies)
+    per_s, burst, everybody = server.rate_limit_rps, server.rate_limit_burst, server.rate_limit_enabled
+    known = limited(served, per_s=per_s, burst=burst, everybody=everybody)
+    guesses_per_s, guesses = GUESSES_PER_S, GUESSES_AT_ONCE
+    if everybody:
+        guesses_per_s, guesses = min(per_s, guesses_per_s), min(burst, guesses)
+    return Auth(known, keys, limited(no_key, per_s=guesses_per_s, burst=guesses))
 
 
 def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

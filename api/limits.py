@@ -1,4 +1,4 @@
-"""Limits how often a caller may ask: by a key's own limit, else by its tenant, else by the client's address."""
+"""Limits how often a caller may ask: each key by itself, who has none by the client's address."""
 
 import hashlib
 import ipaddress
@@ -13,6 +13,9 @@ from shared.errors import RateLimited, StoreUnavailable
 from shared.store.rates import Rates, Taken
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# Of wrong keys from one address, whatever the configuration: who guesses gets nowhere, and who mistypes is told so.
+GUESSES_PER_S, GUESSES_AT_ONCE = 1.0, 20
 
 
 class RateLimit:
@@ -47,7 +50,7 @@ class RateLimit:
         if own and key is not None:
             per_s, burst = key.rps or per_s, key.burst or max(burst, math.ceil(key.rps or 0))
         try:
-            taken = await self._rates().take(self._who(scope, own=own), per_s=per_s, burst=burst)
+            taken = await self._rates().take(self._who(scope), per_s=per_s, burst=burst)
         except StoreUnavailable:
             await self._app(scope, receive, send)
             return
@@ -64,12 +67,11 @@ class RateLimit:
 
         await self._app(scope, receive, sending)
 
-    def _who(self, scope: Scope, *, own: bool) -> str:
+    def _who(self, scope: Scope) -> str:
         """Never the key or the address itself: names in Redis are seen by operators."""
-        if own:
-            return str(scope["state"]["key"].id)
-        if scope["state"].get("key") is not None:
-            return "tenant:" + str(scope["state"]["tenant"])
+        key: Key | None = scope.get("state", {}).get("key")
+        if key is not None:
+            return key.id
         address = client_address(scope.get("client"), dict(scope["headers"]), self._proxies)
         return "address:" + hashlib.sha256(address.encode()).hexdigest()[:32]
 
@@ -82,12 +84,28 @@ def _headers(taken: Taken, burst: int) -> list[tuple[bytes, bytes]]:
 
 def client_address(client: object, headers: Mapping[bytes, bytes], proxies: Sequence[Network]) -> str:
     """The address that the nearest trusted proxy saw; a header from anybody else means nothing."""
-    address = str(client[0]) if isinstance(client, tuple | list) and client else "unknown"
+    address = _alone(str(client[0])) if isinstance(client, tuple | list) and client else "unknown"
     for seen in reversed(headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")):
         if not _trusted(address, proxies) or not seen.strip():
             break
-        address = seen.strip()
+        address = _alone(seen.strip())
     return address
+
+
+def _alone(text: str) -> str:
+    """Without the port that some balancers write behind it, which would make a caller of each connection; and IPv4 as
+    such, also where a socket for both kinds gives it as IPv6."""
+    host, _, port = text.rpartition(":")
+    if text.startswith("["):
+        host = text[1:].partition("]")[0]
+    elif ":" in host or not port.isdecimal():
+        host = text
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        return text
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return str(mapped or found)
 
 
 def _trusted(address: str, proxies: Sequence[Network]) -> bool:
@@ -95,4 +113,5 @@ def _trusted(address: str, proxies: Sequence[Network]) -> bool:
         found = ipaddress.ip_address(address)
     except ValueError:
         return False
-    return any(found in proxy for proxy in proxies if proxy.version == found.version)
+    as_ipv6 = ipaddress.ip_address(f"::ffff:{found}") if found.version == 4 else found
+    return any(found in proxy or as_ipv6 in proxy for proxy in proxies)

@@ -197,7 +197,14 @@ class Server(_Section, frozen=True):
         Annotated[float, msgspec.Meta(ge=1, le=_YEAR_S)],
         key("how often the keys of the file and of gopass are read again; SIGHUP does so at once", by="api"),
     ] = 60
-    rate_limit_enabled: Annotated[bool, key("limit each key, or each address where there is none", by="api")] = False
+    rate_limit_enabled: Annotated[
+        bool,
+        key(
+            "limit each key by itself, or each address where there are no keys; wrong keys are limited by address also where "
+            "this is off (1 a second, 20 at once)",
+            by="api",
+        ),
+    ] = False
     rate_limit_rps: Annotated[float, msgspec.Meta(gt=0, le=1_000_000), key("requests a second", by="api")] = 10
     rate_limit_burst: Annotated[Count, key("requests at once", by="api")] = 20
     rate_limit_cleanup_secs: Annotated[SecondsOrNone, key("for clinvoker's sake", by="api", pending=True)] = 180

@@ -53,3 +53,35 @@ def test_whoever_guesses_at_keys_is_limited_by_address_and_callers_with_a_key_ar
     assert [answer.status_code for answer in guesses] == [401, 401, 401, 429, 429]
     assert int(guesses[-1].headers["retry-after"]) >= 60
     assert known.status_code == 200
+
+
+def test_whoever_guesses_at_keys_is_limited_also_where_nobody_else_is():
+    with serving(workers=0, apis=2, CLINVK_API_KEYS="k") as service, httpx.Client(timeout=30) as client:
+        urls = [base + "/api/v1/backends" for _, base in service.apis]
+        begun = time.monotonic()
+        guesses = [client.get(urls[n % 2], headers={"x-api-key": f"guess{n}"}) for n in range(60)]
+        took = time.monotonic() - begun
+        known = [client.get(urls[0], headers={"x-api-key": "k"}) for _ in range(40)]
+
+    statuses = [answer.status_code for answer in guesses]
+    assert set(statuses) == {401, 429}
+    assert 20 <= statuses.count(401) <= 21 + math.ceil(took)
+    assert all(int(one.headers["retry-after"]) >= 1 for one in guesses if one.status_code == 429)
+    assert {answer.status_code for answer in known} == {200}
+    assert "ratelimit-limit" not in known[0].headers
+
+
+def test_two_keys_of_one_name_have_a_limit_each():
+    config = {
+        "CLINVK_SERVER__RATE_LIMIT_ENABLED": "true",
+        "CLINVK_SERVER__RATE_LIMIT_RPS": "0.01",
+        "CLINVK_SERVER__RATE_LIMIT_BURST": "2",
+        "CLINVK_SERVER__API_KEYS": '[{"key": "k1", "name": "team"}, {"key": "k2", "name": "team"}]',
+    }
+    with serving(workers=0, **config) as service:
+        url = service.apis[0][1] + "/api/v1/backends"
+        answers = [
+            httpx.get(url, headers={"x-api-key": key}).status_code for key in ("k1", "k1", "k1", "k2", "k2", "k2")
+        ]
+
+    assert answers == [200, 200, 429, 200, 200, 429]
