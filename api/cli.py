@@ -26,7 +26,7 @@ from api.rotation import Rotation
 from shared import log, memory, spans
 from shared.config import Config
 from shared.config_sources import Loaded, load
-from shared.errors import ConfigError, StoreUnavailable
+from shared.errors import StoreUnavailable
 from shared.host import Instance, Readiness
 from shared.key_sources import read_keys
 from shared.reach import reach
@@ -193,11 +193,14 @@ async def _serve(
 
 
 async def _reach_store(url: str) -> None:
-    """Raises: ConfigError where there is no Redis, or one that refuses: better now than by the first caller."""
+    """Raises: ConfigError where Redis refuses, StoreUnavailable where it is away and another start may find it."""
     try:
         await reach(url)
     except StoreUnavailable as error:
-        raise ConfigError(f"cannot reach Redis at {parse(url).shown} (redis.url): {error.message}") from error
+        raise StoreUnavailable(
+            f"cannot reach Redis at {parse(url).shown} (redis.url): {error.message}",
+            retry_after_s=error.retry_after_s or 1,
+        ) from error
 
 
 async def _watched(

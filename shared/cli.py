@@ -13,7 +13,7 @@ import yaml
 from shared import log
 from shared.config_section import masked
 from shared.config_sources import load
-from shared.errors import ConfigError
+from shared.errors import ConfigError, StoreUnavailable
 
 _HELP = """usage: clinvk COMMAND [options]
 
@@ -37,7 +37,7 @@ a worker host:   CLINVK_REDIS_URL=redis://HOST clinvk worker
 Exit codes: 0 ok, 1 failed, 2 wrong usage, 78 wrong configuration.
 """
 
-EX_USAGE, EX_CONFIG, EX_INTERRUPTED = 2, 78, 130
+EX_FAILED, EX_USAGE, EX_CONFIG, EX_INTERRUPTED = 1, 2, 78, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         log.last_words(error.message)
         return EX_CONFIG
+    except StoreUnavailable as error:
+        log.last_words(error.message)
+        return EX_FAILED
     except KeyboardInterrupt:
         return EX_INTERRUPTED
     except SystemExit as ended:  # argparse's way

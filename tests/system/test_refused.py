@@ -87,6 +87,15 @@ def test_what_is_no_redis_and_a_user_who_may_too_little_are_told_too(service, we
     assert "User few has no permissions" in of_user
 
 
+def test_a_redis_that_is_away_ends_a_start_that_may_be_tried_again(service):
+    """78 would be for good under systemd: the host may only have come up before its Redis."""
+    ended, said = started(service, f"redis://127.0.0.1:{free_port()}", "serve", "--port", "0")
+
+    assert ended == 1
+    assert "cannot reach Redis at 127.0.0.1:" in said
+    assert "(redis.url)" in said
+
+
 @pytest.mark.parametrize("command", ["serve", "worker"])
 def test_a_user_who_may_not_listen_is_told_at_the_start(service, command):
     ended, said = started(service, f"{service.socket}?username=deaf&password=deaf", *COMMANDS[command][1])
