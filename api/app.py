@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from api import deprecation, errors, health, metrics, openapi
 from api.anthropic import routes as anthropic
 from api.context import Context
 from api.cors import Cors
-from api.deprecation import Deprecations
+from api.deprecation import Deprecated, Deprecations
 from api.exchange import NOBODY
 from api.keys import Keyring
 from api.layers import Auth, Browsers, RequestIds, no_key
@@ -92,7 +92,12 @@ class App:
 
 
 def create_app(
-    config: Config, keys: Keyring, home: Path, rotation: Rotation | None = None, spans: Spans | None = None
+    config: Config,
+    keys: Keyring,
+    home: Path,
+    rotation: Rotation | None = None,
+    spans: Spans | None = None,
+    deprecated: Mapping[tuple[str, str], Deprecated] = deprecation.TABLE,
 ) -> App:
     """`config.redis.url` must be set; `home` is CLINVK_HOME; `rotation` keeps the keys up to date."""
     assert config.redis.url
@@ -168,10 +173,11 @@ def create_app(
         request_max_body_size=config.server.max_request_body_bytes,
         logging_config=None,
     )
-    served: ASGIApp = Deprecations(litestar, deprecation.TABLE)
-    served = _guarded(served, config.server, keys, lambda: litestar.state.context.rates)
+    # From the inside to the outside; docs/adr/0004 says why in this order.
+    served = _guarded(litestar, config.server, keys, lambda: litestar.state.context.rates)
     if not keys.required:
         served = Browsers(served, config.server.host, config.server.cors_allowed_origins)
+    served = Deprecations(served, deprecated, [route.path for route in litestar.routes])
     if origins := config.server.cors_allowed_origins:
         max_age_s = config.server.cors_max_age
         served = Cors(served, origins, credentials=config.server.cors_allow_credentials, max_age_s=max_age_s)

@@ -9,13 +9,14 @@ _METHODS = b"GET, POST, DELETE, OPTIONS"
 _HEADERS = (
     "authorization, content-type, accept, x-api-key, x-request-id, idempotency-key, last-event-id, prefer, "
     "anthropic-version, anthropic-beta, anthropic-dangerous-direct-browser-access, openai-organization, "
-    "openai-project, openai-beta"
+    "openai-project, openai-beta, traceparent, tracestate, user-agent"
 )
 _STAINLESS = "x-stainless-"
 _EXPOSED = (
-    b"x-request-id, request-id, x-run-id, location, retry-after, x-should-retry, x-clinvk-model, x-clinvk-backend, "
-    b"x-clinvk-ignored, x-clinvk-not-enforced, ratelimit-limit, ratelimit-remaining, ratelimit-reset, deprecation, sunset, "
-    b"link"
+    b"x-request-id, request-id, x-run-id, traceparent, location, preference-applied, retry-after, x-should-retry, "
+    b"www-authenticate, x-clinvk-model, x-clinvk-backend, x-clinvk-ignored, x-clinvk-not-enforced, x-clinvk-estimate, "
+    b"ratelimit-limit, ratelimit-remaining, ratelimit-reset, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, "
+    b"deprecation, sunset, link"
 )
 
 

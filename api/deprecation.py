@@ -1,7 +1,9 @@
 """Which routes are on their way out, since when and until when; told in every answer of theirs and in the OpenAPI document."""
 
 import datetime
-from collections.abc import Mapping
+import itertools
+import re
+from collections.abc import Iterable, Mapping
 from email.utils import format_datetime
 
 import msgspec
@@ -41,18 +43,34 @@ def _midnight(day: datetime.date) -> datetime.datetime:
 
 
 class Deprecations:
-    """The layer that tells; it stands right around the routes, which say in the scope which of them it was."""
+    """The layer that tells, around whatever may answer in a route's place: who brings no key, or asks too often, is to
+    learn of it too. A route says in the scope that it was it; for a request that came to none, `paths` are looked
+    through, which are those of all routes."""
 
-    def __init__(self, app: ASGIApp, table: Mapping[tuple[str, str], Deprecated]) -> None:
+    def __init__(self, app: ASGIApp, table: Mapping[tuple[str, str], Deprecated], paths: Iterable[str] = ()) -> None:
         self._app = app
         self._table = table
+        # A fixed path goes before one with a parameter, as it does where requests find their routes.
+        self._patterns = [_pattern(path) for path in sorted(paths, key=lambda path: path.count("{"))]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                row = self._table.get((str(scope.get("method")), str(scope.get("path_template"))))
+                template = scope.get("path_template") or self._template(scope["path"])
+                row = self._table.get((str(scope.get("method")), template))
                 if row is not None:
                     message["headers"] = [*message.get("headers", []), *headers(row)]
             await send(message)
 
         await self._app(scope, receive, sending if self._table else send)
+
+    def _template(self, path: str) -> str:
+        return next((template for template, pattern in self._patterns if pattern.fullmatch(path)), "")
+
+
+def _pattern(path: str) -> tuple[str, re.Pattern[str]]:
+    """Of `/things/{id:str}`: `/things/{id}`, as the table has it, and what fits it."""
+    fixed = map(re.escape, re.split(r"{[^}]*}", path))
+    kinds = (".+" if kind == "path" else "[^/]+" for kind in re.findall(r"{[^:}]*:?([^}]*)}", path))
+    pattern = "".join(part for pair in itertools.zip_longest(fixed, kinds, fillvalue="") for part in pair)
+    return re.sub(r":[^}]*}", "}", path), re.compile(pattern)

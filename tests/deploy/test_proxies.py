@@ -15,7 +15,7 @@ import pytest
 
 from shared.config import Config
 from tests.deploy.found import DEPLOY, system
-from tests.system.service import Service, Stream, free_port, living, run, serving, until, whole
+from tests.system.service import Service, Stream, free_port, living, run, serving, submit, until, whole
 
 pytestmark = pytest.mark.processes
 
@@ -167,6 +167,36 @@ def test_a_body_that_is_too_large_is_refused_and_a_large_one_is_not(proxied):
     limit = Config().server.max_request_body_bytes
     assert status(limit) == 200
     assert status(limit + 1) == 413
+
+
+@pytest.mark.parametrize("kind", PROXIES)
+def test_the_address_behind_a_proxy_is_the_clients_whatever_that_claims_to_be(kind):
+    config = {
+        "CLINVK_SERVER__TRUSTED_PROXIES": '["127.0.0.1"]',
+        "CLINVK_SERVER__RATE_LIMIT_ENABLED": "true",
+        "CLINVK_SERVER__RATE_LIMIT_RPS": "0.01",
+        "CLINVK_SERVER__RATE_LIMIT_BURST": "5",
+    }
+
+    def client(address: str) -> httpx.Client:
+        return httpx.Client(transport=httpx.HTTPTransport(verify=False, local_address=address))
+
+    with (
+        serving(apis=2, **config) as service,
+        PROXIES[kind](service) as base,
+        client("127.0.0.2") as one,
+        client("127.0.0.3") as other,
+    ):
+        run_id = submit(service.apis[0][1], "x")
+        ended = one.delete(f"{base}/api/v1/runs/{run_id}", headers={"x-forwarded-for": "6.6.6.6"})
+        entry = httpx.get(service.apis[0][1] + "/api/v1/audit").json()["entries"][0]
+        asked = [one.get(base + "/api/v1/backends", headers={"x-forwarded-for": f"6.6.6.{n}"}) for n in range(6)]
+        unharmed = other.get(base + "/api/v1/backends", headers={"x-forwarded-for": "127.0.0.2"})
+
+    assert ended.is_success
+    assert (entry["target"], entry["address"]) == (run_id, "127.0.0.2")
+    assert [answer.status_code for answer in asked] == [200] * 4 + [429] * 2
+    assert unharmed.status_code == 200
 
 
 def test_behind_nginx_one_replica_may_die_and_no_post_is_sent_twice():

@@ -42,6 +42,7 @@ def test_a_preflight_is_answered_before_any_key_and_allows_what_sdks_send():
     assert headers["access-control-allow-origin"] == PAGE
     allowed = headers["access-control-allow-headers"].split(", ")
     assert {"authorization", "x-api-key", "idempotency-key", "last-event-id", "x-stainless-os"} <= set(allowed)
+    assert {"traceparent", "tracestate", "user-agent"} <= set(allowed)
     assert "x-evil" not in allowed
     assert headers["access-control-max-age"] == "600"
 
@@ -51,7 +52,10 @@ def test_an_answer_exposes_the_ids_also_when_it_is_an_error():
 
     assert status == 401
     assert headers["access-control-allow-origin"] == PAGE
-    assert "x-run-id" in headers["access-control-expose-headers"]
+    exposed = headers["access-control-expose-headers"].split(", ")
+    assert {"x-run-id", "traceparent", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"} <= set(
+        exposed
+    )
     assert headers["vary"] == "origin"
 
 

@@ -61,6 +61,26 @@ def test_other_routes_say_nothing():
     assert "deprecation" not in answered("GET", "/nothing")[1]
 
 
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [("/things/x", True), ("/things/new", False), ("/things/x/y", False), ("/files/a/b", True), ("/thingsxx", False)],
+)
+def test_who_is_refused_before_the_route_is_told_too(path, told):
+    async def refused(scope, receive, send):
+        await send({"type": "http.response.start", "status": 401, "headers": []})
+
+    table = {("GET", "/things/{id}"): ROW, ("GET", "/files/{name}"): ROW}
+    layer = Deprecations(refused, table, ["/things/{id:str}", "/things/new", "/files/{name:path}"])
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(layer({"type": "http", "method": "GET", "path": path}, None, send))
+
+    assert (b"deprecation" in dict(sent[0]["headers"])) == told
+
+
 def test_the_document_marks_the_operation():
     operation = OPERATIONS[0]
 
