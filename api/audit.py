@@ -33,10 +33,12 @@ async def told(request: Req, action: str, target: str, *, owner: str, result: st
         await ctx.audit.add(entry)
     except StoreUnavailable:
         kept = False
-    # `tenant` and `request_id` stand on every line already.
+    # `tenant` (who did it) and `request_id` stand on every line already.
     extra = {
         f"audit_{name}": value for name, value in msgspec.structs.asdict(entry).items() if name not in _ON_EACH_LINE
     }
+    if target.startswith(("run_", "flow_")):
+        extra["run_id"] = target
     _log.log(
         logging.INFO if kept else logging.ERROR,
         "%s %s: %s%s",

@@ -83,11 +83,16 @@ class Context:
         alone_s = grace_s * 0.95
         try:
             if run_id.startswith("flow_"):
-                await self.dispatch.cancel_flow(run_id, HUNG_UP, "unfollowed", alone_s=alone_s)
+                if await self.dispatch.cancel_flow(run_id, HUNG_UP, "unfollowed", alone_s=alone_s):
+                    extra = await self.dispatch.about(run_id)
+                    _log.info("flow %s ends: %s", run_id, HUNG_UP.message, extra=extra)
             elif (run := await self.runs.get(run_id)) is not None:
-                await self.runs.cancel(run.spec, HUNG_UP, "unfollowed", alone_s=alone_s)
+                how = await self.runs.cancel(run.spec, HUNG_UP, "unfollowed", alone_s=alone_s)
+                if how in ("ended", "ordered"):
+                    _log.info("run %s ends (%s): %s", run_id, how, HUNG_UP.message, extra=run.spec.about)
         except ClinvkError as error:
-            _log.warning("run %s is left to the sweep: %s", run_id, error.message)
+            extra = await self.dispatch.about(run_id)
+            _log.warning("run %s is left to the sweep: %s", run_id, error.message, extra=extra)
 
     def undo(self, spec: RunSpec, *, detached: bool) -> None:
         """Its caller was told that the store is away, and may ask again; whether the run was put in line is not

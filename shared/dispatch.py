@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from shared import names, trace
-from shared.errors import BackendNotFound, ClinvkError, InvalidRequest, TryLater
+from shared.errors import BackendNotFound, ClinvkError, InvalidRequest, StoreUnavailable, TryLater
 from shared.flow import Flow, FlowRecord, FlowStatus, closing, decide
 from shared.host import Instance
 from shared.placing import Place, Placing
@@ -198,11 +198,26 @@ class Dispatch:
 
     async def cancel_flow(
         self, flow_id: str, failure: Failure, condition: Literal["", "unfollowed"] = "", *, alone_s: float = 0.0
-    ) -> None:
+    ) -> bool:
         """Ends all of a flow: what waits at once, what runs by its worker. With `unfollowed` only where nobody has
-        followed it for `alone_s`."""
-        if await self._flows.stop(flow_id, failure, condition, alone_s):
-            await self.carry_on(flow_id)
+        followed it for `alone_s`. Returns whether it does."""
+        if not await self._flows.stop(flow_id, failure, condition, alone_s):
+            return False
+        await self.carry_on(flow_id)
+        return True
+
+    async def about(self, id: str) -> dict[str, str]:
+        """What the log's lines about a run or a flow carry; where the store cannot be asked, its id alone."""
+        try:
+            if id.startswith("flow_"):
+                record = await self._flows.head(id)
+                found = None if record is None else record.flow.about
+            else:
+                run = await self._runs.get(id)
+                found = None if run is None else run.spec.about
+        except StoreUnavailable:
+            found = None
+        return found or {"run_id": id}
 
     async def cancel(self, run: Run, failure: Failure = CANCELLED) -> str:
         return await self._runs.cancel(run.spec, failure)

@@ -37,6 +37,12 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
         """A flow is followed, and its log ended, as a run's is."""
         return RunSpec(id=self.id, tenant=self.tenant, backend="flow", prompt="")
 
+    @property
+    def about(self) -> dict[str, str]:
+        """What the log's lines about it carry: its id in the place of a run's, the request and the trace of its lanes."""
+        asked = self.lanes[0].about if self.lanes else {}
+        return asked | {"run_id": self.id, "tenant": self.tenant}
+
 
 class FlowRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A flow as the store holds it; `runs` and `closed` are by lane. Times are seconds, by Redis' clock.

@@ -4,11 +4,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from shared.dispatch import Dispatch
 from shared.errors import ClinvkError, StoreUnavailable
 from shared.redis import Scripts, texts
-from shared.run import Failure
+from shared.run import Failure, RunSpec
 from shared.store.runs import Runs
 from shared.store.sessions import Sessions
 
@@ -18,6 +19,7 @@ EVERY_S = 0.5
 _PAUSE_S = 3.0  # nobody swept for so long: Redis or all sweepers were away
 _STRANDED_S = 2.0  # a worker that starts anew takes less
 _LIMIT = 200
+_DONE = ("ended", "ordered", "again")
 
 WORKER_LOST = Failure(
     "worker_lost",
@@ -89,37 +91,48 @@ class Sweeper:
                 _log.warning("run %s lost its worker on %s: %s", run_id, run.host, how, extra=run.spec.about)
         waited = Failure("timeout", f"no worker had room for it within {self._max_wait_s:g} s", "waited_too_long")
         for run_id in overdue:
-            if (run := await self._runs.get(run_id)) is not None:
-                self._mended("overdue", await self._runs.cancel(run.spec, waited, "unstarted"))
+            await self._cancel("overdue", run_id, lambda _: waited, "unstarted")
         for run_id in impatient:
-            if (run := await self._runs.get(run_id)) is not None:
-                too_late = _too_late(run.spec.start_within_s or 0.0)
-                self._mended("impatient", await self._runs.cancel(run.spec, too_late, "unstarted"))
+            await self._cancel("impatient", run_id, lambda spec: _too_late(spec.start_within_s or 0.0), "unstarted")
         for run_id in alone:
-            if run_id.startswith("flow_"):
-                await self._dispatch.cancel_flow(run_id, HUNG_UP, "unfollowed")
-            elif (run := await self._runs.get(run_id)) is not None:
-                self._mended("unfollowed", await self._runs.cancel(run.spec, HUNG_UP, "unfollowed"))
+            if not run_id.startswith("flow_"):
+                await self._cancel("unfollowed", run_id, lambda _: HUNG_UP, "unfollowed")
+            elif await self._dispatch.cancel_flow(run_id, HUNG_UP, "unfollowed"):
+                _log.info("flow %s ends: %s", run_id, HUNG_UP.message, extra=await self._dispatch.about(run_id))
         if stranded:
             await self._dispatch.fleet(fresh=True)
         for run_id in stranded:
             try:
                 await self._dispatch.rescue(run_id)
             except ClinvkError as error:
-                _log.warning("run %s has no host and cannot be moved: %s", run_id, error.message)
+                extra = await self._dispatch.about(run_id)
+                _log.warning("run %s has no host and cannot be moved: %s", run_id, error.message, extra=extra)
         for flow_id in due:  # whoever ended its run died before it carried the flow on
             try:
                 await self._dispatch.carry_on(flow_id)
                 self._count("mended|flow")
             except ClinvkError as error:  # one flow's trouble is not the others'
-                _log.warning("flow %s cannot be carried on: %s", flow_id, error.message, extra={"run_id": flow_id})
+                extra = await self._dispatch.about(flow_id)
+                _log.warning("flow %s cannot be carried on: %s", flow_id, error.message, extra=extra)
         for session_id in old:
             await self._sessions.forget(session_id, idle_since_s=time.time() - self._session_s)
             self._count("mended|session")
         return _LIMIT in (len(lost), len(overdue), len(stranded))
 
+    async def _cancel(
+        self, what: str, run_id: str, why: Callable[[RunSpec], Failure], condition: Literal["unfollowed", "unstarted"]
+    ) -> None:
+        run = await self._runs.get(run_id)
+        if run is None:
+            return
+        failure = why(run.spec)
+        how = await self._runs.cancel(run.spec, failure, condition)
+        self._mended(what, how)
+        if how in _DONE:
+            _log.info("run %s ends (%s): %s", run_id, how, failure.message, extra=run.spec.about)
+
     def _mended(self, what: str, how: str) -> None:
-        if how in ("ended", "ordered", "again"):
+        if how in _DONE:
             self._count(f"mended|{what}")
 
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import contextvars
 import errno
 import fcntl
 import itertools
@@ -221,7 +222,7 @@ class Workspaces:
             return
         heap = Heap(aside)
         if not heap.remove(_AT_ONCE):
-            self._remover.submit(heap.remove_all)
+            self._remover.submit(contextvars.copy_context().run, heap.remove_all)  # its lines are about this run
 
 
 def _make(folder: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -127,6 +128,58 @@ def test_lines_of_all_processes_say_which_request_run_tenant_and_trace_they_are_
         assert [r for r in rows(service) if r["logger"].startswith("celery") and r.get("run_id") == run_id]
         assert answer.headers["traceparent"].startswith(f"00-{TRACE}-")
         assert answer.headers["traceparent"].split("-")[2] != "1" * 16
+
+
+def test_every_line_that_names_a_run_or_a_flow_bears_its_id_its_tenant_and_its_trace():
+    config = {"CLINVK_SERVER__HANGUP_GRACE_SECS": "0.1", "CLINVK_QUEUE__MAX_WAIT_SECS": "1"}
+    with serving(CLINVK_API_KEYS="k-1234", **config) as service:
+        base = service.apis[0][1]
+        trace = {"traceparent": f"00-{TRACE}-{'1' * 16}-01"}
+        seen = []
+        with httpx.Client(base_url=base, headers={"x-api-key": "k-1234", **trace}, timeout=30) as client:
+
+            def begun() -> str:
+                answer = client.post("/api/v1/prompt", json=hangs, headers={"prefer": "respond-async"})
+                seen.append(answer.headers["x-run-id"])
+                return seen[-1]
+
+            def running(id: str) -> bool:
+                return client.get(f"/api/v1/runs/{id}").json()["status"] == "running"
+
+            def ended(id: str) -> bool:
+                return client.get(f"/api/v1/runs/{id}").json()["status"] in ("failed", "cancelled")
+
+            seen.append(client.post("/api/v1/prompt", json={"backend": "echo", "prompt": "hi"}).headers["x-run-id"])
+            hangs = {"backend": "echo", "prompt": "hi", "extra": ["--hang"]}
+            for path, body in (("parallel", {"tasks": [hangs]}), ("prompt", hangs)):
+                with client.stream(
+                    "POST", f"/api/v1/{path}", json=body, headers={"accept": "text/event-stream"}
+                ) as one:
+                    seen.append(one.headers["x-run-id"])
+            cancelled, erased, lost = begun(), begun(), begun()
+            assert until(lambda: running(lost) and running(cancelled) and running(erased))
+            client.delete(f"/api/v1/runs/{cancelled}")
+            assert until(lambda: client.delete(f"/api/v1/runs/{erased}", params={"erase": "true"}).status_code == 200)
+            service.workers[0].kill()
+            overdue = begun()
+            assert until(lambda: ended(lost) and ended(overdue), 30)
+
+        def named() -> dict[str, list[dict]]:
+            found: dict[str, list[dict]] = {}
+            for row in rows(service):
+                for id in re.findall(r"\b(?:run|flow)_[\w-]+", row["message"]):
+                    found.setdefault(id, []).append(row)
+            return found
+
+        assert until(lambda: len([id for id in seen if id in named()]) == len(seen) and named())
+        told = named()
+
+    for id, lines in told.items():
+        assert not [row for row in lines if row.get("run_id") != id or not row.get("tenant")], json.dumps(lines)
+        assert not [row for row in lines if len(row.get("trace_id", "")) != 32], json.dumps(lines)
+    words = [row["message"] for lines in told.values() for row in lines]
+    for word in ("lost its worker", "no worker had room", "nobody followed", "run.cancel", "run.erase", "succeeded"):
+        assert [line for line in words if word in line], word
 
 
 def test_the_cli_is_told_its_place_in_the_trace_and_who_has_none_is_given_one():
