@@ -7,6 +7,7 @@ import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from shared.host import Instance, Readiness, Vitals
+from shared.store.runs import Line
 from shared.tally import COARSE, FINE
 
 
@@ -15,7 +16,7 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
 
     totals: Mapping[str, int]
     counts: Mapping[str, int]  # runs that have not ended, by status
-    depths: Mapping[str, tuple[int, float]]  # queue -> runs that wait, seconds since the first came
+    lines: Mapping[str, Line]  # by queue
     oldest_s: float
     swept_s: float
     fleet: Sequence[Instance]
@@ -95,19 +96,32 @@ def _of_lines(store: Store) -> Iterator[Metric]:
     oldest = GaugeMetricFamily(
         "clinvk_queue_oldest_seconds", "For how long the first of them has waited", labels=("backend",)
     )
-    by_backend: dict[str, tuple[int, float]] = {}
-    for queue, (waiting, age_s) in store.depths.items():
-        backend = queue.partition("@")[0]
-        was = by_backend.get(backend, (0, 0.0))
-        by_backend[backend] = (was[0] + waiting, max(was[1], age_s))
-    for backend, (waiting, age_s) in sorted(by_backend.items()):
-        depth.add_metric((backend,), waiting)
-        oldest.add_metric((backend,), age_s)
-    yield from (runs, depth, oldest)
+    wanted = GaugeMetricFamily(
+        "clinvk_slots_wanted", "Runs that would start if there were another slot", labels=("backend",)
+    )
+    longest = GaugeMetricFamily(
+        "clinvk_slots_wanted_seconds", "For how long the first of those has waited", labels=("backend",)
+    )
+    by_backend: dict[str, list[Line]] = {}
+    for queue, line in store.lines.items():
+        by_backend.setdefault(queue.partition("@")[0], []).append(line)
+    for backend, lines in sorted(by_backend.items()):
+        depth.add_metric((backend,), sum(line.depth for line in lines))
+        oldest.add_metric((backend,), max(line.oldest_s for line in lines))
+        helps = _another_slot_helps(store.fleet, backend)
+        wanted.add_metric((backend,), sum(line.wanted for line in lines) if helps else 0)
+        longest.add_metric((backend,), max(line.wanted_s for line in lines) if helps else 0)
+    yield from (runs, depth, oldest, wanted, longest)
     yield GaugeMetricFamily(
         "clinvk_waiting_oldest_seconds", "For how long the first waiting run of all has waited", store.oldest_s
     )
     yield GaugeMetricFamily("clinvk_sweep_age_seconds", "Since the last sweep", store.swept_s)
+
+
+def _another_slot_helps(fleet: Sequence[Instance], backend: str) -> bool:
+    """Where all that have the CLI lack its login or its vendor's quota, one more such host would too."""
+    told = [state.readiness for one in fleet for state in one.backends if state.name == backend]
+    return not told or Readiness.READY in told
 
 
 def _of_fleet(fleet: Sequence[Instance], drained: frozenset[str]) -> Iterator[Metric]:

@@ -36,12 +36,12 @@ async def look(ctx: Context) -> Store:
     await ctx.runs.ping()
     round_trip_s = time.monotonic() - begun
     memory = await ctx.runs.memory()
-    depths, swept_s = await ctx.runs.depths(KNOWN_BACKENDS)
+    lines, swept_s = await ctx.runs.lines(KNOWN_BACKENDS)
     own = ctx.relay.api
     return Store(
         totals=await ctx.runs.totals(),
         counts=await ctx.runs.counts(),
-        depths=depths,
+        lines=lines,
         oldest_s=await ctx.runs.oldest_s(ctx.now()),
         swept_s=swept_s,
         fleet=await ctx.dispatch.fleet(fresh=True),

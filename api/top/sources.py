@@ -48,7 +48,7 @@ class Store(Source):
 
     async def _look(self) -> Snapshot:
         counts = await self._runs.counts()
-        depths, _ = await self._runs.depths(KNOWN_BACKENDS)
+        lines, _ = await self._runs.lines(KNOWN_BACKENDS)
         drained = await self._hosts.all_drained()
         fleet = await self._hosts.list()
         found = await self._redis.all(
@@ -66,7 +66,7 @@ class Store(Source):
             waiting=counts["waiting"],
             queued=counts["queued"],
             running=counts["running"],
-            queues=totals([(queue, count, age_s) for queue, (count, age_s) in depths.items()]),
+            queues=totals([(queue, line.depth, line.oldest_s) for queue, line in lines.items()]),
             hosts=tuple(_host(one, one.host in drained) for one in fleet),
             runs=tuple(_run(run, now) for run in runs),
         )

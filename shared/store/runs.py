@@ -78,6 +78,17 @@ def queue_full(reply: Sequence[Any]) -> QueueFull:
     )
 
 
+class Line(msgspec.Struct, frozen=True):
+    """What waits for a queue, and for how long the first of it has. `wanted`: runs, queued ones too, that would start
+    if there were another slot anywhere, so neither those that their tenant's window holds back nor those that must go
+    to one host."""
+
+    depth: int = 0
+    oldest_s: float = 0.0
+    wanted: int = 0
+    wanted_s: float = 0.0
+
+
 class Added(msgspec.Struct, frozen=True):
     """`run_id` is another than the one submitted where an earlier request's run was joined."""
 
@@ -317,11 +328,14 @@ class Runs:
         told = dict(line.split(":", 1) for line in text(found).splitlines() if ":" in line)
         return int(told.get("used_memory", 0)), int(told.get("maxmemory", 0))
 
-    async def depths(self, queues: Sequence[str]) -> tuple[dict[str, tuple[int, float]], float]:
-        """For each of the queues, and of all that some instance offers: how many runs wait for it, and for how long the
-        first of them has. And how long ago the last sweep was; -1: never."""
+    async def lines(self, queues: Sequence[str]) -> tuple[dict[str, Line], float]:
+        """For each of the queues, and of all that some instance offers, what waits for it. And how long ago the last
+        sweep was; -1: never."""
         rows, swept_ms = await self._scripts("depth", *queues)
-        found = {text(queue): (int(depth), float(oldest) / 1000) for queue, depth, oldest in rows}
+        found = {
+            text(queue): Line(int(depth), float(oldest) / 1000, int(wanted), float(longest) / 1000)
+            for queue, depth, oldest, wanted, longest in rows
+        }
         return found, -1.0 if float(swept_ms) < 0 else float(swept_ms) / 1000
 
     async def oldest_s(self, now_s: float) -> float:

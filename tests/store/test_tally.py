@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 
 from shared.errors import StoreUnavailable
-from shared.run import Failure, Outcome, Usage
+from shared.ids import new_id
+from shared.run import Failure, Outcome, RunSpec, Usage
+from shared.store.runs import Depth, Line
 from shared.tally import Tally
 
 
@@ -66,16 +68,83 @@ def test_lines_are_told_by_queue_with_the_age_of_their_oldest(on_store):
             await store.add(tenant=f"t{number % 2}")
         late = await store.add(priority="batch")
 
-        depths, swept_s = await store.runs.depths(["claude"])
+        lines, swept_s = await store.runs.lines(["claude"])
 
-        assert depths["echo"][0] == 3
-        assert 0 <= depths["echo"][1] < 5
-        assert depths["claude"] == (0, 0.0)
+        assert lines["echo"].depth == 3
+        assert 0 <= lines["echo"].oldest_s < 5
+        assert lines["claude"] == Line()
         assert swept_s == -1
         await store.runs.cancel(late, Failure("cancelled", "x", "cancelled"))
-        assert (await store.runs.depths([]))[0]["echo"][0] == 2
+        assert (await store.runs.lines([]))[0]["echo"].depth == 2
         await store.sweeper.sweep()
-        assert 0 <= (await store.runs.depths([]))[1] < 5
+        assert 0 <= (await store.runs.lines([]))[1] < 5
+
+    on_store(test)
+
+
+async def wanted(store, queue="echo"):
+    return (await store.runs.lines([queue]))[0][queue].wanted
+
+
+def test_another_slot_helps_what_is_queued_and_what_waits_for_the_backends_window_alone(on_store):
+    async def test(store):
+        await store.worker(slots=1)  # and a window of two
+        specs = [await store.add() for _ in range(4)]
+        assert await wanted(store) == 4
+        claim = await store.claim(specs[0])
+
+        assert await wanted(store) == 3
+        line = (await store.runs.lines([]))[0]["echo"]
+        assert (line.depth, line.wanted) == (2, 3)
+        assert 0 <= line.oldest_s <= line.wanted_s < 5
+        await store.runs.end(claim, Outcome(), retryable=False, first=1, events=[])
+        assert await wanted(store) == 3
+
+    on_store(test)
+
+
+def test_another_slot_helps_no_run_that_its_tenants_window_holds_back(on_store):
+    async def test(store):
+        await store.worker(slots=50)
+        await store.worker(slots=50, queue="codex", id="ins_2")
+        limited = [await store.add(key="k", key_window=1) for _ in range(5)]
+        assert await wanted(store) == 1, "it is queued, and no worker has it yet"
+        await store.claim(limited[0])
+
+        line = (await store.runs.lines([]))[0]["echo"]
+        assert (line.depth, line.wanted, line.wanted_s) == (4, 0, 0.0)
+
+        # A window that is not full is counted once, whatever lines its runs stand in.
+        await store.redis("SET", "clinvk:room:echo", 0)
+        await store.redis("SET", "clinvk:room:codex", 0)
+        for backend in ("echo", "codex"):
+            for _ in range(3):
+                await store.add(key="wide", key_window=4, backend=backend)
+        assert await wanted(store) + await wanted(store, "codex") == 4
+
+    on_store(test)
+
+
+def test_another_slot_helps_no_run_that_must_go_to_one_host(on_store):
+    async def test(store):
+        await store.worker(slots=1, queue="echo@h")
+        for _ in range(4):
+            spec = RunSpec(id=new_id("run"), tenant="t", backend="echo", prompt="p")
+            await store.runs.add(spec, "echo@h", follower=None, depth=Depth(9))
+
+        line = (await store.runs.lines([]))[0]["echo@h"]
+
+        assert (line.depth, line.wanted, line.wanted_s) == (2, 0, 0.0)
+        assert await wanted(store) == 0
+
+    on_store(test)
+
+
+def test_a_slot_is_wanted_where_no_worker_is_left_at_all(on_store):
+    async def test(store):
+        await store.add()
+
+        assert await wanted(store) == 1
 
     on_store(test)
 

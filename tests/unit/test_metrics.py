@@ -13,6 +13,7 @@ from api.metrics import Found
 from api.seen import stamp_s
 from shared.event import Message, encode
 from shared.host import BackendState, Instance, Readiness, Vitals
+from shared.store.runs import Line
 
 TOTALS = {
     "ended|claude|succeeded|": 2,  # by an older version
@@ -60,7 +61,7 @@ def store(**given) -> Store:
     fields = {
         "totals": TOTALS,
         "counts": {"waiting": 5},
-        "depths": {"claude": (2, 1.5), "claude@h": (3, 9.0), "codex": (0, 0.0)},
+        "lines": {"claude": Line(2, 1.5, 3, 2.5), "claude@h": Line(3, 9.0), "codex": Line()},
         "oldest_s": 9.5,
         "swept_s": 0.4,
         "fleet": fleet,
@@ -111,6 +112,8 @@ def store(**given) -> Store:
         (("clinvk_queue_depth", "backend", "claude"), 5),
         (("clinvk_queue_oldest_seconds", "backend", "claude"), 9),
         (("clinvk_queue_depth", "backend", "codex"), 0),
+        (("clinvk_slots_wanted", "backend", "claude"), 3),
+        (("clinvk_slots_wanted_seconds", "backend", "claude"), 2.5),
         (("clinvk_waiting_oldest_seconds",), 9.5),
         (("clinvk_sweep_age_seconds",), 0.4),
         (("clinvk_worker_slots", "host", "h"), 16),
@@ -123,6 +126,36 @@ def store(**given) -> Store:
 )
 def test_what_was_counted_becomes_what_a_parser_reads(name, value):
     assert scrape(of_store(store()))[name] == value
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        ([], 3),  # who scales from nothing
+        ([Readiness.NOT_LOGGED_IN, Readiness.LIMITED], 0),
+        ([Readiness.LIMITED, Readiness.READY], 3),
+    ],
+)
+def test_no_slot_is_wanted_of_a_backend_that_no_host_can_run_now(told, wanted):
+    fleet = [
+        Instance(
+            id=f"i{n}",
+            host=f"h{n}",
+            pid=1,
+            version="0",
+            started_at=0,
+            slots=8,
+            draining=True,  # what is drained says nothing against another
+            backends=(BackendState(name="claude", readiness=readiness, slots=8),),
+        )
+        for n, readiness in enumerate(told)
+    ]
+
+    seen = scrape(of_store(store(fleet=fleet)))
+
+    assert seen["clinvk_slots_wanted", "backend", "claude"] == wanted
+    assert (seen["clinvk_slots_wanted_seconds", "backend", "claude"] > 0) == bool(wanted)
+    assert seen["clinvk_queue_depth", "backend", "claude"] == 5
 
 
 def test_counts_of_an_older_version_are_summed_with_nothing_lost():
