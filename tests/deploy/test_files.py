@@ -3,13 +3,16 @@
 import json
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 
-from shared.config import Config
+from shared.config import ApiKey, Config, Server
 from shared.config_sources import load
+from shared.errors import ConfigError
+from shared.key_sources import read_keys
 from tests.deploy.found import DEPLOY, ROOT, linter, system
 from tests.system.clis import MODULES
 
@@ -109,6 +112,8 @@ def test_the_compose_file_names_what_is_there():
     for service in services.values():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
+            if source == "./keys":  # made by whoever starts it
+                continue
             assert (ROOT / source).exists() if source.startswith("./") else source in compose["volumes"], volume
         assert set(service.get("secrets", [])) <= set(compose["secrets"])
         if build := service.get("build"):
@@ -121,10 +126,23 @@ def test_the_compose_file_names_what_is_there():
     assert "ports" not in services["api"], "only the proxy is to be reached"
 
 
+def filled(text: str) -> str:
+    """With digests where an example names a place for one."""
+    for place, letter in (("REPLACE-ME-TOO", "a"), ("REPLACE-ME", "b"), ("HEX-OF-THE-KEY", "c"), ('HEX"', "d")):
+        text = text.replace(f"sha256:{place}", f"sha256:{letter * 64}" + '"' * place.endswith('"'))
+    return text
+
+
 def settings_of(pairs: dict[str, str]) -> Config:
-    filled = {name: re.sub(r"\$\{(\w+)[^}]*\}", r"\1", str(value)) for name, value in pairs.items()}
-    ours = {name: value for name, value in filled.items() if name.startswith("CLINVK_")}
-    return load(None, {"HOME": "/nonexistent", **ours}).config
+    """Where they name a file of keys, it is that of the manifests."""
+    values = {name: re.sub(r"\$\{(\w+)[^}]*\}", r"\1", filled(str(value))) for name, value in pairs.items()}
+    ours = {name: value for name, value in values.items() if name.startswith("CLINVK_")}
+    with tempfile.NamedTemporaryFile("w", suffix=".keys") as file:
+        file.write(filled(kinds("Secret")["clinvk-keys"]["stringData"]["api.keys"]))
+        file.flush()
+        if "CLINVK_SERVER__API_KEYS_FILE" in ours:
+            ours["CLINVK_SERVER__API_KEYS_FILE"] = file.name
+        return load(None, {"HOME": "/nonexistent", **ours}).config
 
 
 @pytest.mark.parametrize("name", ["api", "worker"])
@@ -134,9 +152,7 @@ def test_the_settings_of_the_compose_file_are_right_and_stop_in_time(name):
     config = settings_of(service["environment"])
 
     assert config.redis.url
-    if name == "api":
-        assert {getattr(key, "role", None) for key in config.server.api_keys} == {"user", "admin"}
-    else:
+    if name == "worker":
         assert float(service["stop_grace_period"].rstrip("s")) >= config.worker.shutdown_grace_secs + 45
 
 
@@ -174,20 +190,101 @@ def test_every_pod_runs_without_rights_and_ends_in_good_order():
     assert "livenessProbe" not in worker["containers"][0], "a kill while Redis is away would take its runs with it"
 
 
-@pytest.mark.parametrize("name", ["clinvk-api", "clinvk-worker"])
+@pytest.mark.parametrize("name", ["api", "worker"])
 def test_the_settings_of_the_manifests_are_right(name):
-    both = kinds("ConfigMap")["clinvk-settings"]["data"] | kinds("Secret")[name]["stringData"]
-
-    assert settings_of(both).redis.url
+    assert settings_of(given("kubernetes", name)).redis.url
 
 
-def test_workers_are_scaled_by_a_metric_that_there_is():
-    (scaler,) = kinds("HorizontalPodAutoscaler").values()
+def test_what_the_manifests_refer_to_is_there():
+    text = "".join(path.read_text() for path in MANIFESTS)
+    secrets, maps = kinds("Secret"), kinds("ConfigMap")
 
-    name = scaler["spec"]["metrics"][0]["external"]["metric"]["name"]
+    assert set(re.findall(r"secretRef: \{ name: ([\w-]+)", text)) <= secrets.keys()
+    assert set(re.findall(r"secretName: (clinvk-(?!tls)[\w-]+)", text)) <= secrets.keys()
+    assert set(re.findall(r"configMapRef: \{ name: ([\w-]+)", text)) <= maps.keys()
+    (container,) = kinds("Deployment")["clinvk-api"]["spec"]["template"]["spec"]["containers"]
+    (file,) = (one["value"] for one in container["env"] if one["name"] == "CLINVK_SERVER__API_KEYS_FILE")
+    (mount,) = (one for one in container["volumeMounts"] if one["name"] == "keys")
+    assert file == f"{mount['mountPath']}/{next(iter(secrets['clinvk-keys']['stringData']))}"
+    assert "prometheus.io/scrape" not in text, "it would be asked without a key"
 
-    assert any(f'"{name}"' in path.read_text() for path in (ROOT / "api").glob("*.py"))
-    assert scaler["spec"]["scaleTargetRef"]["name"] in kinds(scaler["spec"]["scaleTargetRef"]["kind"])
+
+# -- what docs/security.md says to set in production
+
+
+def env_of(pod: dict) -> dict[str, str]:
+    """What a container of a pod is given, from the maps and secrets too."""
+    (container,) = pod["spec"]["template"]["spec"]["containers"]
+    found = {}
+    for source in container["envFrom"]:
+        kind, field = ("ConfigMap", "data") if "configMapRef" in source else ("Secret", "stringData")
+        found |= kinds(kind)[next(iter(source.values()))["name"]][field]
+    return found | {one["name"]: one["value"] for one in container.get("env", []) if "value" in one}
+
+
+def env_file(name: str) -> dict[str, str]:
+    text = (DEPLOY / "systemd" / f"{name}.env.example").read_text()
+    return dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def given(way: str, name: str) -> dict[str, str]:
+    if way == "compose":
+        return yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"][name]["environment"]
+    if way == "systemd":
+        return env_file(name)
+    return env_of((kinds("Deployment") | kinds("StatefulSet"))[f"clinvk-{name}"])
+
+
+WAYS = ["compose", "kubernetes", "systemd"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_api_of_an_example_limits_its_callers_and_knows_its_proxies(way):
+    config = settings_of(given(way, "api")).server
+
+    assert config.rate_limit_enabled
+    assert config.metrics_enabled
+    assert config.trusted_proxies
+    assert bool(config.api_keys) != bool(config.api_keys_file)
+    for key in config.api_keys:
+        assert isinstance(key, ApiKey)
+        assert key.key.startswith("sha256:")
+        assert key.role == "admin" or key.max_concurrent_runs
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_worker_of_an_example_bounds_where_and_how_a_cli_works(way):
+    config = settings_of(given(way, "worker"))
+
+    assert config.server.allowed_workdir_prefixes == ["/srv/projects"]
+    for name in ("claude", "codex", "gemini"):
+        backend = config.backend(name)
+        assert (backend.max_approval_mode, backend.max_sandbox_mode) == ("auto", "workspace"), name
+
+
+def test_the_keys_of_compose_are_digests_in_a_file_that_may_be_moved_into_its_place():
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    api = compose["services"]["api"]
+
+    assert "./keys:/etc/clinvk:ro" in api["volumes"]
+    assert api["environment"]["CLINVK_SERVER__API_KEYS_FILE"] == "/etc/clinvk/api.keys"
+    assert "/keys/" in (ROOT / ".gitignore").read_text().split()
+    assert "secrets" not in api, "compose gives a service with a read-only root no secret that is no file"
+
+
+def test_the_keys_of_the_manifests_open_nothing_before_they_are_replaced(tmp_path):
+    path = tmp_path / "keys"
+    text = kinds("Secret")["clinvk-keys"]["stringData"]["api.keys"]
+    config = Config(server=Server(api_keys_file=str(path)))
+
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="64 small hex digits"):
+        read_keys(config, {})
+    path.write_text(filled(text))
+
+    first, operator = read_keys(config, {})
+    assert (first.name, first.role, first.max_concurrent_runs) == ("first", "user", 8)
+    assert (operator.name, operator.role) == ("operator", "admin")
 
 
 # -- systemd
@@ -219,12 +316,7 @@ def test_the_worker_unit_ends_the_warden_alone_and_waits_for_its_runs():
 
 @pytest.mark.parametrize("name", ["api", "worker"])
 def test_the_example_environment_of_a_unit_is_right(name):
-    path = DEPLOY / "systemd" / f"{name}.env.example"
-    text = path.read_text().replace("HEX-OF-THE-KEY", "a" * 64).replace("sha256:HEX", "sha256:" + "b" * 64)
-
-    pairs = dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
-
-    assert settings_of(pairs).redis.url.startswith("rediss://")
+    assert settings_of(env_file(name)).redis.url.startswith("rediss://")
 
 
 # -- proxies, Prometheus, Grafana
