@@ -17,9 +17,10 @@ from api.anthropic import routes as anthropic
 from api.context import Context
 from api.cors import Cors
 from api.deprecation import Deprecated, Deprecations
+from api.encoding import Encodings
 from api.exchange import NOBODY
 from api.keys import Keyring
-from api.layers import Auth, Browsers, RequestIds, no_key
+from api.layers import Auth, Browsers, Recover, RequestIds, no_key
 from api.limits import GUESSES_AT_ONCE, GUESSES_PER_S, RateLimit
 from api.native import routes as native
 from api.openai import routes as openai
@@ -174,13 +175,14 @@ def create_app(
         logging_config=None,
     )
     # From the inside to the outside; docs/adr/0004 says why in this order.
-    served = _guarded(litestar, config.server, keys, lambda: litestar.state.context.rates)
+    served = _guarded(Encodings(litestar), config.server, keys, lambda: litestar.state.context.rates)
     if not keys.required:
         served = Browsers(served, config.server.host, config.server.cors_allowed_origins)
     served = Deprecations(served, deprecated, [route.path for route in litestar.routes])
     if origins := config.server.cors_allowed_origins:
         max_age_s = config.server.cors_max_age
         served = Cors(served, origins, credentials=config.server.cors_allow_credentials, max_age_s=max_age_s)
+    served = Recover(served)
     if config.server.metrics_enabled:
         served = Measured(served, seen)
     return App(Paths(RequestIds(served, spans)), litestar)

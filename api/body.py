@@ -9,7 +9,14 @@ import msgspec
 from shared.errors import InvalidRequest
 
 _MAX_DEPTH = 64
+_LOOKED_AT_BYTES = 1 << 20  # of a body that is no JSON, for why it is not: the loop stands still meanwhile
 _SANE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}").fullmatch
+
+# What is escaped itself is no escape: before it stands an even number of backslashes.
+_LONE = re.compile(
+    rb"(?<!\\)(?:\\\\)*"
+    rb"(?P<half>\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
 
 T = TypeVar("T")
 
@@ -19,12 +26,24 @@ def decode(body: bytes) -> dict[str, Any]:
     try:
         data = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
+        raise InvalidRequest(f"the body is not valid JSON: {_halved(body) or error}") from error
     if not isinstance(data, dict):
         raise InvalidRequest("the body must be a JSON object")
     if _deeper_than(data, _MAX_DEPTH):
         raise InvalidRequest(f"the body is nested deeper than {_MAX_DEPTH} levels")
     return data
+
+
+def _halved(body: bytes) -> str | None:
+    """The parser's own words for half of a surrogate pair are of an input that has been truncated."""
+    found = _LONE.search(body, 0, _LOOKED_AT_BYTES)
+    if found is None:
+        return None
+    half = found["half"].decode()
+    return (
+        f"{half} at byte {found.start('half')} is half of a surrogate pair, which is no character; both halves stand "
+        "together, as in \\ud83d\\ude00"
+    )
 
 
 def present(data: dict[str, Any]) -> dict[str, Any]:

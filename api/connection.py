@@ -15,9 +15,10 @@ from typing import Any
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from api import errors
+from api.stream import BREAK
 from shared.ids import new_id
 
 _log = logging.getLogger(__name__)
@@ -136,8 +137,16 @@ class Connection(HttpToolsProtocol):
         if self._head > _MAX_HEAD_BYTES or len(self.headers) > _MAX_HEADERS:
             raise ValueError  # to `data_received`, by way of the parser
         super().on_headers_complete()
+        if (cycle := self.cycle) is not None:  # the application has not begun yet
+            extensions: dict[str, Any] = self.scope.setdefault("extensions", {})
+            extensions[BREAK] = lambda: self._break_off(cycle)
         self._answering += 1
         self._in_body = True
+
+    def _break_off(self, cycle: RequestResponseCycle) -> None:
+        """For an answer that must not be taken for whole: what has been written goes out, its end never does."""
+        cycle.disconnected = True
+        self.transport.close()
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)

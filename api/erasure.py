@@ -42,8 +42,12 @@ async def erase_run(request: Req, run: Run) -> None:
         run = await ctx.runs.get(run.id) or run
         if not run.status.final:
             raise Conflict(f"the run {run.id} still ends; ask again in a moment")
-    if session_id is not None and await ctx.sessions.forget(session_id) == "active":
-        raise Conflict(f"another turn of the session {session_id} is under way; cancel its run first")
+    if session_id is not None:
+        how = await ctx.sessions.forget(session_id)
+        if how == "active":
+            raise Conflict(f"another turn of the session {session_id} is under way; cancel its run first")
+        if how == "deleted":
+            await audit.told(request, "session.delete", session_id, owner=run.spec.tenant, result="deleted")
     await ctx.runs.forget(run.id)
     await audit.told(request, "run.erase", run.id, owner=run.spec.tenant, result="erased")
 

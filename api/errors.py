@@ -49,6 +49,7 @@ TABLE: Mapping[str, Row] = {
     "conflict": Row(409, "invalid_request_error", "invalid_request_error"),
     "cancelled": Row(409, "invalid_request_error", "invalid_request_error"),
     "log_expired": Row(410, "invalid_request_error", "not_found_error"),
+    "unsupported_encoding": Row(415, "invalid_request_error", "invalid_request_error"),
     "request_too_large": Row(413, "invalid_request_error", "request_too_large"),
     "rate_limit_exceeded": _LIMIT,
     "queue_full": _LIMIT,

@@ -13,7 +13,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from api import errors
 from api.keys import Key, Keyring
 from shared import log, trace
-from shared.errors import AuthenticationFailed, PermissionDenied
+from shared.errors import AuthenticationFailed, ClinvkError, PermissionDenied
 from shared.ids import new_id
 from shared.spans import Span, Spans
 
@@ -83,6 +83,32 @@ class RequestIds:
                 _close(span, scope, status)
             level = logging.DEBUG if status < 400 and scope["path"] in _SELDOM else logging.INFO
             _log.log(level, "%s %s %d %.1f ms", scope.get("method"), scope["path"], status, took)
+
+
+class Recover:
+    """Whatever a layer or a route did not expect is an answer in the caller's dialect, and logged, here at the latest.
+
+    Where the answer had begun it can only be broken off: the server below does that, and says so."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:
+            if begun or str(scope["type"]) != "http":
+                raise
+            if not isinstance(error, ClinvkError):
+                _log.exception("request failed in a layer")
+            await refuse(scope, send, error)
 
 
 def _close(span: Span, scope: Scope, status: int) -> None:

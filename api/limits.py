@@ -73,7 +73,7 @@ class RateLimit:
         if key is not None:
             return key.id
         address = client_address(scope.get("client"), dict(scope["headers"]), self._proxies)
-        return "address:" + hashlib.sha256(address.encode()).hexdigest()[:32]
+        return "address:" + hashlib.sha256(neighbourhood(address).encode()).hexdigest()[:32]
 
 
 def _headers(taken: Taken, burst: int) -> list[tuple[bytes, bytes]]:
@@ -106,6 +106,15 @@ def _alone(text: str) -> str:
         return text
     mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
     return str(mapped or found)
+
+
+def neighbourhood(address: str) -> str:
+    """What is limited as one: an IPv4 address, or the /64 that an IPv6 one is in, since one caller has all of that."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((found.packed, 64), strict=False)) if found.version == 6 else address
 
 
 def _trusted(address: str, proxies: Sequence[Network]) -> bool:

@@ -27,6 +27,7 @@ _WORDS = {
     409: "It is in a state that forbids this, or the run was cancelled before it ran.",
     410: "The events asked for are no longer kept.",
     413: "The body is too large.",
+    415: "The body has a Content-Encoding; send it as it is.",
     429: "Too many requests, a full queue, or the vendor's limit; Retry-After is honest.",
     431: "The head is too large.",
     500: "The service failed.",
@@ -50,7 +51,8 @@ def _answers(operation: Operation) -> dict[str, Any]:
         accepted = {"application/json": {"schema": ref(operation.accepted)}}
         answers["202"] = {"description": "Accepted, or ending.", "content": accepted}
     problem = {"application/problem+json": {"schema": ref("Problem")}}
-    for status in sorted({*_ALWAYS, *operation.also, *(() if operation.is_open else (401,))}):
+    encoded = (415,) if operation.method == "post" else ()
+    for status in sorted({*_ALWAYS, *operation.also, *encoded, *(() if operation.is_open else (401,))}):
         answers[str(status)] = {"description": _WORDS[status], "content": problem}
     if operation.answer in ("Health", "Probe"):
         told = {"application/json": {"schema": ref(operation.answer)}}

@@ -16,6 +16,9 @@ from shared.errors import ClinvkError
 
 _log = logging.getLogger(__name__)
 
+# The ASGI extension that breaks an answer off; the server would complain of one that is simply left unfinished.
+BREAK = "clinvk.break"
+
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -92,21 +95,27 @@ class EventStream:
         self._closing = closing
         self._seen = seen
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # ASGI
         body = asyncio.create_task(self._body(send), name=f"stream-{self._follower.run_id}")
         gone = asyncio.create_task(hung_up(receive), name="hung-up")
         try:
             with self._seen.stream():
                 await asyncio.wait({body, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if body.done():
-                body.result()
+            if body.done() and not body.result():
+                _log.info(
+                    "the stream is broken off: this replica shuts down, and its follower comes back through another"
+                )
+                extensions: Mapping[str, Any] = scope.get("extensions") or {}
+                if BREAK in extensions:
+                    extensions[BREAK]()
         finally:
             for task in (body, gone):
                 task.cancel()
             await asyncio.gather(body, gone, return_exceptions=True)
             await self._release(self._follower)
 
-    async def _body(self, send: Send) -> None:
+    async def _body(self, send: Send) -> bool:
+        """Returns whether the answer is whole."""
         await send({"type": "http.response.start", "status": 200, "headers": self._headers})
         follower = self._follower
         renderer = self._renderer
@@ -126,10 +135,12 @@ class EventStream:
         except ClinvkError as error:
             await self._send(send, renderer.broken(error, follower.position + 1))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-            return
-        # Where this process shuts down first, the answer is left unfinished: a client must not take it for whole.
-        if follower.ended or renderer.over:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return True
+        # Where this process shuts down first, a client must not take the answer for whole.
+        if not follower.ended and not renderer.over:
+            return False
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return True
 
     @staticmethod
     async def _send(send: Send, body: bytes) -> None:

@@ -200,8 +200,8 @@ class Server(_Section, frozen=True):
     rate_limit_enabled: Annotated[
         bool,
         key(
-            "limit each key by itself, or each address where there are no keys; wrong keys are limited by address also where "
-            "this is off (1 a second, 20 at once)",
+            "limit each key by itself, or each address (of IPv6 each /64) where there are no keys; wrong keys are limited by "
+            "address also where this is off (1 a second, 20 at once)",
             by="api",
         ),
     ] = False

@@ -10,6 +10,7 @@ ClinvkError
 ├── NotFound                  no such thing, or not the caller's
 ├── Conflict                  the thing is in a state that forbids it
 ├── RequestTooLarge
+├── UnsupportedEncoding       the body is packed
 ├── TryLater                  the same request may work later
 │   ├── QueueFull
 │   ├── RateLimited           this caller asks too often
@@ -85,6 +86,10 @@ class Conflict(ClinvkError):
 
 class RequestTooLarge(ClinvkError):
     code = "request_too_large"
+
+
+class UnsupportedEncoding(ClinvkError):
+    code = "unsupported_encoding"
 
 
 class TryLater(ClinvkError):

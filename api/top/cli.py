@@ -27,7 +27,8 @@ def top(argv: Sequence[str]) -> int:
         prog="clinvk top",
         description="A live view of queue, workers and runs; q ends it. Looks at Redis where redis.url is set, else at "
         "the API on server.host and server.port; with --url at that API. A key is taken from CLINVK_API_KEY: one with "
-        "`role: admin` sees the workers. Exit code with --once: 0, or 1 where the service is unhealthy.",
+        "`role: admin` sees the workers. Exit code with --once: 0, or 1 where the service is unhealthy, away, or lets "
+        "nobody in with this key.",
     )
     parser.add_argument("--url", metavar="URL", help="an API replica, such as http://127.0.0.1:8080")
     parser.add_argument("--once", action="store_true", help="one look, without colours on a pipe; for scripts")
@@ -50,7 +51,9 @@ async def _top(args: argparse.Namespace) -> int:
             else:
                 width = shutil.get_terminal_size((80, 24)).columns
                 print("\n".join(render(found, width=width, color=sys.stdout.isatty())))
-            return int(found.status == "unhealthy")
+            if found.failed:
+                print(f"clinvk top: {found.source}: {found.failed}", file=sys.stderr)
+            return int(found.status in ("unhealthy", "unknown"))
         with _screen():
             while True:
                 size = shutil.get_terminal_size((80, 24))

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from api.top.view import HostRow, RunRow, Snapshot, totals
 from shared import names
-from shared.errors import StoreUnavailable
+from shared.errors import StoreRefused, StoreUnavailable
 from shared.host import Instance
 from shared.redis import Redis, texts
 from shared.routing import KNOWN_BACKENDS
@@ -44,7 +44,7 @@ class Store(Source):
         try:
             return await self._look()
         except StoreUnavailable as error:
-            return _away(self._place, error.message)
+            return _away(self._place, error.why if isinstance(error, StoreRefused) else error.message)
 
     async def _look(self) -> Snapshot:
         counts = await self._runs.counts()
@@ -89,8 +89,10 @@ class Http(Source):
     async def look(self) -> Snapshot:
         try:
             return self._look()
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException) as error:
             return _away(self._place, f"{type(error).__name__}: {error}")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return _away(self._place, "what answers there is not this API")
 
     async def close(self) -> None:
         """Each look has a connection of its own."""
@@ -104,7 +106,9 @@ class Http(Source):
             listed, runs = self._get(connection, f"/api/v1/runs?limit={_MOST}")
         finally:
             connection.close()
-        reasons = [str(reason) for reason in health.get("reasons", [])]
+        if listed in (401, 403, 429):
+            return Snapshot(source=self._place, clock=_clock(), status="unknown", failed=self._refusal(listed, runs))
+        reasons = [str(reason) for reason in health["reasons"]]
         if seen != 200:
             reasons.append("the workers are for admins: set CLINVK_API_KEY to a key with `role: admin`")
         if listed != 200:
@@ -125,6 +129,13 @@ class Http(Source):
             runs=tuple(_told_run(one, now) for one in sorted(alive, key=lambda one: order[one["status"]])),
         )
 
+    def _refusal(self, status: int, body: dict[str, Any]) -> str:
+        if status != 401:
+            return f"refused ({status}): {body.get('detail', '')}"
+        if "x-api-key" in self._headers:
+            return "the key in CLINVK_API_KEY is not known there (401)"
+        return "a key is needed (401): set CLINVK_API_KEY"
+
     def _get(self, connection: http.client.HTTPConnection, path: str) -> tuple[int, dict[str, Any]]:
         connection.request("GET", self._where.path.rstrip("/") + path, headers=self._headers)
         answer = connection.getresponse()
@@ -137,7 +148,7 @@ def _clock() -> str:
 
 
 def _away(place: str, why: str) -> Snapshot:
-    return Snapshot(source=place, clock=_clock(), status="unhealthy", reasons=(why,))
+    return Snapshot(source=place, clock=_clock(), status="unhealthy", failed=why)
 
 
 def _host(one: Instance, drained: bool) -> HostRow:

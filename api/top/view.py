@@ -33,11 +33,12 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One look. `queues`: backend, runs that wait, seconds since the first of them came."""
+    """One look. `failed`: why it saw nothing. `queues`: backend, runs that wait, seconds since the first of them came."""
 
     source: str
     clock: str
-    status: str  # ok, degraded, unhealthy
+    status: str  # ok, degraded, unhealthy; unknown where it was not let in
+    failed: str = ""
     reasons: tuple[str, ...] = ()
     waiting: int = 0
     queued: int = 0
@@ -54,7 +55,10 @@ def render(found: Snapshot, *, width: int = 80, height: int | None = None, color
     tint = {"ok": _GREEN, "degraded": _YELLOW}.get(found.status, _RED)
     head = f"clinvk {found.status}  {found.clock}  {found.source}"
     lines = [paint(fit(head, width), _BOLD + tint)]
+    lines += [paint(fit(f"  {found.failed}", width), _RED)] if found.failed else []
     lines += [paint(fit(f"  {reason}", width), tint) for reason in found.reasons]
+    if found.failed:  # figures of nothing would be read as an empty service
+        return lines if height is None else lines[:height]
     numbers = f"running {found.running}  queued {found.queued}  waiting {found.waiting}  slots {busy}/{slots}"
     lines.append(fit(f"{numbers}  {bar(busy, slots, max(width - len(numbers) - 2, 0))}".rstrip(), width))
     waits = [f"{name} {count} ({span(age)})" for name, count, age in found.queues if count]

@@ -96,6 +96,17 @@ def test_nothing_is_left_of_a_run_its_session_and_its_idempotency_record(service
     ask(service, "DELETE", f"/api/v1/runs/{anew['run_id']}?erase=true")
 
 
+def test_the_session_that_goes_with_its_run_stands_in_the_audit_log_too(service):
+    said = ask(service, "POST", "/api/v1/prompt", json=body(ephemeral=False)).json()
+
+    ask(service, "DELETE", f"/api/v1/runs/{said['run_id']}?erase=true")
+
+    entries = ask(service, "GET", "/api/v1/audit").json()["entries"]
+    told = {(entry["action"], entry["target"], entry["result"]) for entry in entries}
+    assert ("session.delete", said["session_id"], "deleted") in told
+    assert ("run.erase", said["run_id"], "erased") in told
+
+
 @pytest.mark.parametrize(
     ("path", "given", "headers"),
     [

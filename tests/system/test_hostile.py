@@ -1,5 +1,6 @@
 """Slow, broken and hostile clients against the real server: each gets a clear answer or none, and harms nobody."""
 
+import gzip
 import json
 import socket
 import time
@@ -308,6 +309,15 @@ def test_a_body_beyond_the_limit_is_413_before_it_has_come(base):
         status, _, body = wire.answer()
 
     assert (status, json.loads(body)["error"]["code"]) == (413, "request_too_large")
+
+
+def test_a_packed_body_is_415_and_its_connection_still_serves(base):
+    packed = gzip.compress(json.dumps({"backend": "echo", "prompt": "hi"}).encode())
+    with httpx.Client(base_url=base) as client:
+        refused = client.post("/api/v1/prompt", content=packed, headers={"content-encoding": "gzip"})
+
+        assert (refused.status_code, refused.json()["error"]["code"]) == (415, "unsupported_encoding")
+        assert client.get("/livez").status_code == 200
 
 
 def test_a_body_without_a_length_is_413_as_soon_as_it_is_too_large_and_takes_no_memory(service, base):

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.system.service import Service, kill_pid, living, prompt, serving, until
+from tests.system.service import Service, kill_pid, living, prompt, serving, stream, until
 
 CANARY = "xyzzy-canary"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -229,3 +229,22 @@ def test_a_worker_says_in_one_line_each_that_it_is_root_and_what_it_has_not(tmp_
     (missing,) = [row for row in told if "not here, and not offered" in row["message"]]
     assert missing["level"] == "info"
     assert "codex (as /nowhere/codex)" in missing["message"]
+
+
+def test_a_stream_that_a_replica_breaks_off_as_it_ends_is_a_line_with_its_run_and_no_error():
+    with serving() as service:
+        api, base = service.apis[0]
+        following = stream(base, "a", "--hang")
+        following.next()
+
+        api.send(signal.SIGTERM)
+        assert api.wait() == 0
+        with pytest.raises(httpx.RemoteProtocolError):
+            following.rest()
+
+        told = [row for row in rows(service) if row["file"] == "api0.log"]
+
+    (line,) = [row for row in told if "broken off" in row["message"]]
+    assert (line["level"], line["run_id"]) == ("info", following.run_id)
+    assert line["request_id"]
+    assert not [row for row in told if row["level"] in ("error", "critical")]

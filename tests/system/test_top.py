@@ -15,10 +15,14 @@ pytestmark = [pytest.mark.redis, pytest.mark.processes]
 KEYS = "[{key: ka, name: a, role: admin}, {key: kb, name: b}]"
 
 
-def top(*words: str, **env: str) -> tuple[int, str]:
-    done = subprocess.run(
+def asked(*words: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
         [CLINVK, "top", *words], env={**BASE_ENV, **env}, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def top(*words: str, **env: str) -> tuple[int, str]:
+    done = asked(*words, **env)
     assert done.stderr == ""
     return done.returncode, done.stdout
 
@@ -56,11 +60,27 @@ def test_what_a_key_may_not_see_is_said(tmp_path):
     assert "the workers are for admins" in user
 
 
-def test_an_api_that_is_away_is_shown_and_ends_with_1(tmp_path):
-    code, text = top("--once", "--url", "http://127.0.0.1:9", HOME=str(tmp_path))
+def test_a_wrong_key_and_a_missing_one_are_said_and_end_with_1(tmp_path):
+    with serving(workers=0, CLINVK_SERVER__API_KEYS=KEYS) as service:
+        url = ("--url", service.apis[0][1])
+        wrong = asked("--once", *url, HOME=str(tmp_path), CLINVK_API_KEY="wr0ng-key")
+        missing = asked("--json", *url, HOME=str(tmp_path))
 
-    assert code == 1
-    assert "ConnectionRefusedError" in text
+    assert (wrong.returncode, missing.returncode) == (1, 1)
+    assert "the key in CLINVK_API_KEY is not known there (401)" in wrong.stderr
+    assert "is not known there" in wrong.stdout
+    assert "wr0ng-key" not in wrong.stdout + wrong.stderr
+    assert "a key is needed (401)" in missing.stderr
+    assert json.loads(missing.stdout)["status"] == "unknown"
+
+
+def test_an_api_that_is_away_is_said_and_ends_with_1(tmp_path):
+    done = asked("--once", "--url", "http://127.0.0.1:9", HOME=str(tmp_path))
+
+    assert done.returncode == 1
+    assert "http://127.0.0.1:9: ConnectionRefusedError" in done.stderr
+    assert "ConnectionRefusedError" in done.stdout
+    assert "no run is under way" not in done.stdout
 
 
 def test_on_a_terminal_it_lives_until_q_and_leaves_the_terminal_as_it_was(tmp_path):

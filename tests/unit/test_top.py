@@ -102,3 +102,14 @@ def test_small_things():
     assert [size(n) for n in (0, 2048, 5 << 20, 3 << 30)] == ["0B", "2K", "5M", "3G"]
     assert (fit("abcdef", 4), fit("abc", 4), fit("abc", 0)) == ("abc~", "abc", "")
     assert totals([("claude", 1, 2.0), ("claude@h", 2, 9.0)]) == (("claude", 3, 9.0),)
+
+
+def test_a_look_that_failed_shows_why_and_no_figures_that_would_be_read_as_an_empty_service():
+    text = "\n".join(
+        render(Snapshot(source="x", clock="1", status="unknown", failed="the key is not known"), height=24)
+    )
+
+    assert "clinvk unknown" in text
+    assert "the key is not known" in text
+    assert "no run is under way" not in text
+    assert "slots" not in text
