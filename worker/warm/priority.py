@@ -3,11 +3,14 @@
 import contextlib
 import os
 
+from worker import tree
+
 _NICE = 10
+_PASSES = 5  # what is started between two looks has inherited it
 
 
 def lower(pid: int) -> None:
-    """Of a process that has just been started: its threads to come inherit it."""
+    """Of a process that has just been started: its threads to come inherit it, and so does what it starts."""
     with contextlib.suppress(OSError):
         if os.geteuid() == 0:
             os.setpriority(os.PRIO_PROCESS, pid, _NICE)
@@ -16,6 +19,18 @@ def lower(pid: int) -> None:
 
 
 def restore(pid: int) -> None:
+    """Of it and all below it: a launcher has the CLI as its child."""
+    done: set[int] = set()
+    for _ in range(_PASSES):
+        found = {pid, *(seen.pid for seen in tree.below([pid]))} - done
+        if not found:
+            return
+        for one in found:
+            _restore(one)
+        done |= found
+
+
+def _restore(pid: int) -> None:
     """Of all its threads; Linux keeps both by the thread."""
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208  # as everywhere in worker/tree.py
