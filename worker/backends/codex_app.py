@@ -132,7 +132,6 @@ class AppParser(Parser):
         self._last: str | None = None  # of the messages to a schema, until it is known whether another follows
         self._thread_id: str | None = None
         self._total: Usage | None = None
-        self._usage: Usage | None = None
         self._failure: Failure | None = None
         self._completed = False
         self._waits = 0
@@ -274,18 +273,25 @@ class AppParser(Parser):
         status = part(turn, "status")
         if status == "completed":
             self._completed = True
-            self._usage = used = this_turn(self._total or Usage(), self._prior)
-            return [
-                *self._value(),
-                TokenUsage(used.input_tokens, used.output_tokens, used.cached_tokens, used.reasoning_tokens),
-            ]
+            self._total = self._total or Usage()
+            return [*self._value(), *self._counted()]
         if status == "interrupted" and self.hopeless is not None:  # that is why
             self._failure = self.hopeless
-            return []
+            return self._counted()
         error = part(turn, "error")
         said = text(part(error, "message")) or ("the turn was interrupted" if status == "interrupted" else "")
         self._failure = classify("codex", said or "it gave no reason", status=_status(part(error, "codexErrorInfo")))
-        return []
+        return self._counted()
+
+    def _counted(self) -> list[Content]:
+        used = self._used()
+        if used is None:
+            return []
+        return [TokenUsage(used.input_tokens, used.output_tokens, used.cached_tokens, used.reasoning_tokens)]
+
+    def _used(self) -> Usage | None:
+        """Also of a turn that failed: what is not counted here, the thread's next turn would be charged with."""
+        return None if self._total is None else this_turn(self._total, self._prior)
 
     def finish(self, exit: Exit) -> tuple[list[Content], Outcome]:
         events = [event for item in self._lines.flush() for event in self._item(item)]
@@ -298,7 +304,7 @@ class AppParser(Parser):
         return events, Outcome(
             exit_code=exit.code,
             output=self._answer.text,
-            usage=self._usage,
+            usage=self._used(),
             failure=failure,
             backend_session_id=self._thread_id,
             turns=self._turns or None,

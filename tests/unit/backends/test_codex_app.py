@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.event import Content, Init, Message, Progress, Thinking, ToolResult, ToolUse
+from shared.event import Content, Init, Message, Progress, Thinking, TokenUsage, ToolResult, ToolUse
 from shared.run import Attachment, Outcome, RunSpec, Turn, Usage
 from worker.backends.base import Exit, Place, Settings
 from worker.backends.codex_app import AppParser, kind, talk, unfit
@@ -103,6 +103,43 @@ def test_a_further_turn_counts_its_own_usage():
     second = play("session-resume", prior_usage=first)[1].usage
 
     assert second == Usage(100, 1, 7, 0)
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted"])
+def test_a_turn_that_comes_to_no_answer_has_cost_its_tokens_all_the_same(status):
+    events, outcome = ended_turn(status)
+
+    assert outcome.failure is not None
+    assert outcome.usage == Usage(60, 5, 0, 0)
+    assert [event for event in events if isinstance(event, TokenUsage)] == [TokenUsage(60, 5, 0, 0)]
+
+
+def test_what_was_counted_before_the_process_died_is_the_runs():
+    _, outcome = ended_turn(None)
+
+    assert outcome.failure is not None
+    assert outcome.failure.cause == "crashed"
+    assert outcome.usage == Usage(60, 5, 0, 0)
+
+
+def test_a_turn_that_was_never_counted_has_no_usage():
+    parser = AppParser(spec(prior_usage=Usage(40, 2, 7, 0)))
+    events = parser.feed(line("turn/completed", turn={"status": "failed", "error": {"message": "no"}}))
+    _, outcome = parser.finish(Exit(code=1))
+
+    assert (events, outcome.usage) == ([], None)
+
+
+def ended_turn(status: str | None) -> tuple[list[Content], Outcome]:
+    """The second turn of a thread; None: its process died."""
+    parser = AppParser(spec(prior_usage=Usage(40, 2, 7, 0)))
+    total = {"inputTokens": 100, "outputTokens": 7, "cachedInputTokens": 7, "reasoningOutputTokens": 0}
+    said = line("thread/tokenUsage/updated", tokenUsage={"total": total, "last": {"inputTokens": 60}})
+    if status is not None:
+        said += line("turn/completed", turn={"status": status, "error": None})
+    events = parser.feed(said)
+    last, outcome = parser.finish(Exit(code=-9 if status is None else 1))
+    return events + last, outcome
 
 
 # -- what a retry says again
