@@ -14,6 +14,7 @@ from api.seen import stamp_s
 from shared.event import Message, encode
 from shared.host import BackendState, Instance, Readiness, Vitals
 from shared.store.runs import Line
+from shared.warm import WarmState
 
 TOTALS = {
     "ended|claude|succeeded|": 2,  # by an older version
@@ -40,6 +41,11 @@ TOTALS = {
     "from_a_newer_version|x": 1,
 }
 
+ONE_WORKER = ("backend", "claude", "host", "h", "pid", "1")
+WARM = WarmState(
+    kept=3, ready=2, running=5, memory_bytes=700, hits=11, misses={"first": 2, "size": 9}, starts=4, ends={"idle": 1}
+)
+
 
 def scrape(families: Iterable[Metric]) -> dict[tuple[str, ...], float]:
     """(name, label, value, ...) -> value, read back by Prometheus' own parser."""
@@ -53,9 +59,9 @@ def scrape(families: Iterable[Metric]) -> dict[tuple[str, ...], float]:
 
 
 def store(**given) -> Store:
-    state = BackendState(name="claude", readiness=Readiness.READY, slots=8)
+    state = BackendState(name="claude", readiness=Readiness.READY, slots=8, warm=WARM)
     fleet = [
-        Instance(id=f"i{n}", host="h", pid=1, version="0", started_at=0, slots=8, running=n, backends=(state,))
+        Instance(id=f"i{n}", host="h", pid=n, version="0", started_at=0, slots=8, running=n, backends=(state,))
         for n in (1, 2)
     ]
     fields = {
@@ -120,6 +126,14 @@ def store(**given) -> Store:
         (("clinvk_worker_running", "host", "h"), 3),
         (("clinvk_worker_instances", "host", "h", "version", "0"), 2),
         (("clinvk_backend_ready", "backend", "claude", "host", "h"), 2),
+        (("clinvk_warm_kept", *ONE_WORKER), 3),
+        (("clinvk_warm_running", *ONE_WORKER), 5),
+        (("clinvk_warm_memory_bytes", *ONE_WORKER), 700),
+        (("clinvk_warm_hits_total", *ONE_WORKER), 11),
+        (("clinvk_warm_starts_total", *ONE_WORKER), 4),
+        (("clinvk_warm_misses_total", *ONE_WORKER, "reason", "first"), 2),
+        (("clinvk_warm_misses_total", *ONE_WORKER, "reason", "size"), 9),
+        (("clinvk_warm_ends_total", *ONE_WORKER, "reason", "idle"), 1),
         (("clinvk_backend_state", "backend", "claude", "host", "h", "state", "ready"), 2),
     ],
     ids=lambda given: given[0] if isinstance(given, tuple) else "",

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -47,6 +47,9 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     edits: bool = False  # files of the workspace may be written
     system: str | None = None  # the system prompt
 
+    def __repr__(self) -> str:
+        return f"Way(edits={self.edits}, system={'***' if self.system else None})"
+
     @property
     def mode(self) -> str:
         """As `session/set_mode` calls it."""
@@ -82,6 +85,9 @@ class Fixed(msgspec.Struct, frozen=True, kw_only=True):
     command: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
     home: str  # the operator's
+
+    def __repr__(self) -> str:
+        return f"Fixed({self.way!r})"  # there are secrets in the environment
 
 
 def fixed(way: Way, settings: Settings, place: Place, base_env: Mapping[str, str]) -> Fixed:
@@ -189,9 +195,9 @@ class Record(msgspec.Struct, frozen=True):
     complete: bool  # whether the model's last word is there
 
 
-def record(data: bytes, before: Collection[str] = ()) -> Record:
-    """Reads the file of a session; `before`: the ids of messages that were there when the run began."""
-    messages = [found for found in messages_of(data) if text(found.get("id")) not in before]
+def record(data: bytes) -> Record:
+    """Reads the file of a session."""
+    messages = messages_of(data)
     tokens = [found["tokens"] for found in messages if isinstance(found.get("tokens"), dict)]
 
     def total(name: str) -> int:

@@ -227,12 +227,23 @@ def message(id: str, kind: str, content: str, **more: Any) -> dict[str, Any]:
 COUNT = {"input": 100, "output": 5, "cached": 7, "thoughts": 2}
 
 
-def test_a_record_counts_this_run_s_messages_alone():
+def test_a_record_counts_what_each_of_the_model_s_words_has_cost():
     old = message("1", "user", "q"), message("2", "gemini", "a", tokens=COUNT)
     data = lines({"sessionId": "s"}, *old, message("3", "user", "q"), message("4", "gemini", "a", tokens=COUNT))
 
-    assert acp.record(data, {"1", "2"}) == acp.Record(Usage(100, 7, 7, 2), complete=True)
-    assert acp.record(data).usage.input_tokens == 200
+    assert acp.record(data) == acp.Record(Usage(200, 14, 14, 4), complete=True)
+
+
+def test_what_a_resident_is_started_with_shows_no_key_and_no_prompt():
+    made = acp.fixed(
+        acp.Way(system="be a pirate"),
+        Settings(command=("/bin/gemini",), env={"GEMINI_API_KEY": "k-secret"}),
+        Place(cwd="/w", scratch="/s", home="/h", own_home="/o"),
+        {},
+    )
+
+    assert "k-secret" not in repr(made)
+    assert "pirate" not in repr(made)
 
 
 def test_a_message_counts_as_it_was_written_last_and_one_taken_back_not_at_all():
