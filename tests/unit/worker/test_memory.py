@@ -78,12 +78,12 @@ def test_a_limit_at_which_the_kernel_slows_the_unit_down_counts_too(tmp_path):
 
 
 def test_the_first_version_of_control_groups_is_read_too(tmp_path):
-    host(tmp_path, groups="9:name=systemd:/\n4:cpu,memory:/work/one\n0::/\n")
+    host(tmp_path, groups="9:name=systemd:/\n4:cpu,memory:/box/one\n0::/\n")
     (tmp_path / "cgroup" / "memory").mkdir()
     assert not short(tmp_path)
 
     used = {"memory_limit_in_bytes": 2 * GIB, "memory_usage_in_bytes": 2 * GIB - 9 * MIB}
-    group(tmp_path, "memory/work/one", **used, memory_stat="total_inactive_file 0")
+    group(tmp_path, "memory/box/one", **used, memory_stat="total_inactive_file 0")
 
     assert short(tmp_path)
 
