@@ -7,6 +7,7 @@ import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from shared.host import Instance, Readiness, Vitals
+from shared.routing import KNOWN_BACKENDS
 from shared.store.runs import Line
 from shared.tally import COARSE, FINE
 
@@ -47,6 +48,8 @@ _COUNTERS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "http": ("clinvk_http_requests", "Requests answered", ("method", "route", "status")),
     "gap": ("clinvk_relay_gap_fills", "Followers that had to read the stream again", ("reason",)),
 }
+# What is told before it has happened once: Prometheus sees no increase in a count that is new.
+_FROM_ZERO: Mapping[str, Sequence[tuple[str, ...]]] = {"lease_lost": [(name,) for name in KNOWN_BACKENDS]}
 # what is observed -> metric, its label, its meaning, the bounds
 _HISTOGRAMS: Mapping[str, tuple[str, str, str, Sequence[float], float]] = {
     "wait": ("clinvk_run_wait_seconds", "backend", "From the request to the start of a run", COARSE, 1e3),
@@ -72,6 +75,8 @@ def _of_totals(totals: Mapping[str, int]) -> Iterator[Metric]:
             observed.setdefault((stem, label), {})["sum" if stem != what else labels[-1]] = value
     for what, (metric, text, names) in _COUNTERS.items():
         counter = CounterMetricFamily(metric, text, labels=names)
+        for filled in _FROM_ZERO.get(what, ()):
+            counted[what][filled] += 0
         for filled, value in counted[what].items():
             counter.add_metric(filled, value / 1e6 if what == "cost_microusd" else value)
         yield counter

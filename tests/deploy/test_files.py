@@ -277,6 +277,7 @@ def test_the_keys_of_the_manifests_open_nothing_before_they_are_replaced(tmp_pat
     text = kinds("Secret")["clinvk-keys"]["stringData"]["api.keys"]
     config = Config(server=Server(api_keys_file=str(path)))
 
+    assert all(line.startswith("sha256:REPLACE-ME") for line in text.splitlines())
     path.write_text(text)
     with pytest.raises(ConfigError, match="64 small hex digits"):
         read_keys(config, {})

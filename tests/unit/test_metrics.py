@@ -101,6 +101,7 @@ def store(**given) -> Store:
         (("clinvk_tokens_total", "backend", "claude", "kind", "input"), 40),
         (("clinvk_cost_usd_total", "backend", "claude"), 1.25),
         (("clinvk_lease_losses_total", "backend", "claude"), 4),
+        (("clinvk_lease_losses_total", "backend", "codex"), 0),  # told before one is lost, so that the first is seen
         (("clinvk_sweep_mended_total", "what", "hint"), 2),
         (("clinvk_relay_gap_fills_total", "reason", "slow"), 1),
         (("clinvk_http_requests_total", "method", "POST", "route", "/api/v1/prompt", "status", "200"), 7),
