@@ -6,6 +6,8 @@ import msgspec
 
 from api.openapi_schemas import COUNT
 from shared.config import BACKEND_NAMES
+from shared.flow import FlowStatus
+from shared.run import Status
 
 EVENTS = "Unified events, one object each: type, backend, session_id, timestamp, sequence, content. The last is done or error."
 _CARRIED_OUT = (404, 409, 413, 502, 504)  # what else may become of a request that starts a run
@@ -54,6 +56,9 @@ _SESSIONS = (
     _query("backend", "Those of one backend.", _one_of(*BACKEND_NAMES)),
     _query("status", "Those in one state.", _one_of("active", "completed", "error", "cancelled")),
 )
+_IN_STATE = "Those in one state, among the newest ten thousand."
+_RUN_STATUS = (_query("status", _IN_STATE, _one_of(*Status)),)
+_FLOW_STATUS = (_query("status", _IN_STATE, _one_of(*FlowStatus)),)
 _TENANT = (_query("tenant", "Another tenant's, or `*` for all tenants' (admin).", {"type": "string", "minLength": 1}),)
 _DAY = {"type": "string", "format": "date"}
 _USAGE = (
@@ -99,7 +104,7 @@ OPERATIONS = (
         "list-runs",
         "The caller's runs, the newest first",
         "RunList",
-        parameters=(*_page(1000, 100), *_TENANT),
+        parameters=(*_RUN_STATUS, *_page(1000, 100), *_TENANT),
     ),
     Operation("get", _V1 + "/runs/{run_id}", "get-run", "One run", "RunView", (404,)),
     Operation(
@@ -172,7 +177,7 @@ OPERATIONS = (
         "list-flows",
         "The caller's flows, the newest first",
         "FlowList",
-        parameters=(*_page(100, 20), *_TENANT),
+        parameters=(*_FLOW_STATUS, *_page(100, 20), *_TENANT),
     ),
     Operation("get", _V1 + "/flows/{flow_id}", "get-flow", "One flow, as its answer shows it", "Flow", (404,)),
     Operation(

@@ -21,7 +21,7 @@ kombu keeps beside them (`_kombu.binding.*`).
 | clinvk:slots:{queue}      | hash   | instance -> slots it gives to that queue                            | while offered       |
 | clinvk:room:{queue}       | string | size of the backend's window: what the fleet carries, a little more | while offered       |
 | clinvk:limits             | hash   | tenant, or key with a window of its own -> its size; absent: none   | always              |
-| clinvk:tenants            | zset   | tenants by their last run (ms)                                      | always              |
+| clinvk:tenants            | zset   | tenants by their last run (ms)                                      | as long as anything of them |
 | clinvk:usage:{day}        | set    | tenants with runs that ended on that day (days since 1970)          | usage retention     |
 | clinvk:usage:{day}:{tenant} | hash | measure|key|backend|model -> runs, tokens, cost, time of that day   | usage retention     |
 | clinvk:instances          | zset   | worker instances by the end of their announcement (ms)              | always              |
@@ -107,6 +107,10 @@ def instance(id: str) -> str:
 
 def session(id: str) -> str:
     return "clinvk:session:" + id
+
+
+def sessions(tenant: str, backend: str = "", status: str = "") -> str:
+    return f"clinvk:sessions:{tenant}" + (f"|{backend}|{status}" if backend or status else "")
 
 
 def session_ids(tenant: str) -> str:

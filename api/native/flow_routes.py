@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,7 +13,7 @@ from api.erasure import erase_flow
 from api.exchange import NOBODY, Exchange, Req, granted, idempotency_key, json, reach_of, request_id_of, tenant_of
 from api.native import flow_view
 from api.native.render import FlowNdjson, FlowSse
-from api.native.requests import merged, number, position, whose, yes
+from api.native.requests import choice, number, position, whose, yes
 from api.native.wire import ChainBody, CompareBody, ParallelBody, parse
 from api.relay import Follower
 from shared.dispatch import CANCELLED
@@ -133,12 +132,14 @@ async def _own(request: Req, flow_id: str) -> Flow:
 async def list_flows(request: Req) -> Response[bytes]:
     ctx = context_of(request)
     limit, offset = number(request, "limit", 20, 1, 100), number(request, "offset", 0, 0, 1_000_000)
+    status = choice(request, "status", tuple(FlowStatus))
     tenant = whose(request)
-    if tenant is not None:
-        found, total = await _page(ctx, tenant, limit=limit, offset=offset)
-    else:
-        lists = [partial(_page, ctx, one) for one in await ctx.runs.tenants()]
-        found, total = await merged(lists, lambda record: record.created_at, limit=limit, offset=offset)
+    found, total = await ctx.flows.list_all(
+        [tenant] if tenant is not None else await ctx.runs.tenants(),
+        limit=limit,
+        offset=offset,
+        status=FlowStatus(status) if status else None,
+    )
     shown = [
         {
             "flow_id": record.flow.id,
@@ -152,14 +153,6 @@ async def list_flows(request: Req) -> Response[bytes]:
         for record in found
     ]
     return json({"flows": shown, "total": total, "limit": limit, "offset": offset})
-
-
-async def _page(ctx: Context, tenant: str, *, limit: int, offset: int) -> tuple[list[FlowRecord], int]:
-    ids, total = await ctx.flows.list(tenant, limit=limit, offset=offset)
-    records = dict(zip(ids, await ctx.flows.heads(ids), strict=True))
-    gone = [id for id, record in records.items() if record is None]
-    await ctx.flows.drop(tenant, gone)
-    return [record for record in records.values() if record is not None], total - len(gone)
 
 
 @get("/flows/{flow_id:str}")

@@ -1,8 +1,6 @@
 """What the native routes read of a request besides its body."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
 
 from api.exchange import Req, reach_of, tenant_of
 from shared.errors import InvalidRequest, PermissionDenied
@@ -48,26 +46,9 @@ def yes(request: Req, name: str) -> bool:
     return given == "true"
 
 
-T_co = TypeVar("T_co", covariant=True)
-
-
-class Lister(Protocol[T_co]):
-    """One tenant's list: a page of it, and how many there are."""
-
-    def __call__(self, *, limit: int, offset: int) -> Awaitable[tuple[Sequence[T_co], int]]: ...
-
-
-async def merged(
-    lists: Sequence[Lister[T_co]], at: Callable[[T_co], float], *, limit: int, offset: int
-) -> tuple[list[T_co], int]:
-    """One list of several, the newest first. Each must be read up to the page, so pages far down are refused.
-
-    Raises: InvalidRequest."""
-    if offset + limit > _FAR:
-        raise InvalidRequest(f"of all tenants only the first {_FAR} can be listed; ask for one tenant", field="offset")
-    pages = await asyncio.gather(*(one(limit=offset + limit, offset=0) for one in lists))
-    found = sorted((item for page, _ in pages for item in page), key=at, reverse=True)
-    return found[offset : offset + limit], sum(total for _, total in pages)
-
-
-_FAR = 1000
+def choice(request: Req, name: str, known: Sequence[str]) -> str | None:
+    """One word of some. Raises: InvalidRequest that names them."""
+    value = request.query_params.get(name)
+    if value and value not in known:
+        raise InvalidRequest(f"{name} must be one of {', '.join(known)}, not {value[:40]!r}", field=name)
+    return value or None

@@ -1,6 +1,5 @@
 """The native routes: prompts, runs, backends."""
 
-from functools import partial
 from typing import Any
 
 from litestar import Response, Router, delete, get, post
@@ -13,7 +12,7 @@ from api.models import of_backend
 from api.native import fleet_routes, flow_routes, operator_routes, session_routes
 from api.native.answering import answered
 from api.native.render import Ndjson, Sse
-from api.native.requests import merged, number, position, whose, yes
+from api.native.requests import choice, number, position, whose, yes
 from api.native.translate import to_spec
 from api.native.wire import PromptBody, RunList, RunView, parse, view
 from shared.ids import new_id
@@ -41,16 +40,14 @@ async def create_prompt(request: Req) -> Response[Any]:
 async def list_runs(request: Req) -> Response[bytes]:
     ctx = context_of(request)
     limit, offset = number(request, "limit", 100, 1, 1000), number(request, "offset", 0, 0, 1_000_000)
+    status = choice(request, "status", tuple(Status))
     tenant = whose(request)
-    if tenant is not None:
-        runs, total = await ctx.runs.list(tenant, limit=limit, offset=offset)
-    else:
-        runs, total = await merged(
-            [partial(ctx.runs.list, one) for one in await ctx.runs.tenants()],
-            lambda run: run.created_at,
-            limit=limit,
-            offset=offset,
-        )
+    runs, total = await ctx.runs.list_all(
+        [tenant] if tenant is not None else await ctx.runs.tenants(),
+        limit=limit,
+        offset=offset,
+        status=Status(status) if status else None,
+    )
     shown = RunList(runs=[_view(request, run) for run in runs], total=total, limit=limit, offset=offset)
     return json(shown)
 

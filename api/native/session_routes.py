@@ -1,7 +1,6 @@
 """The routes of sessions."""
 
 import datetime
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,7 +11,7 @@ from api.context import context_of
 from api.exchange import Req, granted, json, reach_of, request_id_of, tenant_of
 from api.models import of_backend
 from api.native.answering import answered
-from api.native.requests import merged, number, whose
+from api.native.requests import choice, number, whose
 from api.native.translate import to_spec
 from api.native.wire import PromptBody, ResumeBody, SessionView, parse
 from shared.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
@@ -32,15 +31,14 @@ async def list_sessions(request: Req) -> Response[bytes]:
     ctx = context_of(request)
     limit = min(number(request, "limit", 100, 1, 10_000), _PAGE)
     offset = number(request, "offset", 0, 0, 10_000_000)
-    backend = _choice(request, "backend", KNOWN_BACKENDS)
-    status = _choice(request, "status", _STATUSES)
+    backend = choice(request, "backend", KNOWN_BACKENDS)
+    status = choice(request, "status", _STATUSES)
     tenant = whose(request)
     if tenant is not None:
         found, total = await ctx.sessions.list(tenant, backend=backend, status=status, limit=limit, offset=offset)
     else:
         tenants = await ctx.runs.tenants()
-        lists = [partial(ctx.sessions.list, one, backend=backend, status=status) for one in tenants]
-        found, total = await merged(lists, lambda session: session.last_used, limit=limit, offset=offset)
+        found, total = await ctx.sessions.list_all(tenants, backend=backend, status=status, limit=limit, offset=offset)
     shown = [_shown(request, one) for one in found]
     return json({"sessions": shown, "total": total, "limit": limit, "offset": offset})
 
@@ -50,13 +48,6 @@ def _shown(request: Req, session: Session) -> SessionView | dict[str, Any]:
     if reach_of(request) is not None:
         return _view(session)
     return {**msgspec.structs.asdict(_view(session)), "tenant": session.tenant}
-
-
-def _choice(request: Req, name: str, known: tuple[str, ...]) -> str | None:
-    value = request.query_params.get(name)
-    if value and value not in known:
-        raise InvalidRequest(f"{name} must be one of {', '.join(known)}, not {value[:40]!r}", field=name)
-    return value or None
 
 
 @get("/sessions/{session_id:str}")

@@ -7,8 +7,9 @@ import msgspec
 
 from shared import names
 from shared.flow import FAILED_FAST, Flow, FlowRecord, FlowStatus, needed
-from shared.redis import Arg, Command, Scripts, text, texts
+from shared.redis import Arg, Command, Scripts, text
 from shared.run import Failure, Outcome, RunSpec
+from shared.store.lists import Lists
 from shared.store.runs import Depth, Runs, about, queue_full
 
 _encode = msgspec.json.Encoder().encode
@@ -22,6 +23,7 @@ class Flows:
     def __init__(self, scripts: Scripts, runs: Runs) -> None:
         self._scripts = scripts
         self._redis = scripts.redis
+        self._lists = Lists(scripts.redis)
         self._runs = runs
 
     async def add(
@@ -118,18 +120,25 @@ class Flows:
         """Nobody needs to follow it from now on."""
         await self._scripts("detach", flow_id)
 
-    async def list(self, tenant: str, *, limit: int, offset: int) -> tuple[list[str], int]:
-        """The ids, the newest first, and how many there are."""
-        name = names.flows(tenant)
-        found, total = await self._redis.all(
-            [("ZREVRANGE", name, offset, offset + limit - 1), ("ZCARD", name)],
-        )
-        return texts(found), int(total)
+    async def list_all(
+        self, tenants: Sequence[str], *, limit: int, offset: int, status: FlowStatus | None = None
+    ) -> tuple[list[FlowRecord], int]:
+        """As `Runs.list_all`; the records are without their runs."""
+        whose = [names.flows(tenant) for tenant in tenants]
+        if status is None:
+            found, total = await self._lists.page(whose, limit=limit, offset=offset)
+        else:
+            found, total = await self._lists.in_state(whose, status.value, limit=limit, offset=offset)
+        records = await self.heads([one.id for one in found])
+        gone = [one for one, record in zip(found, records, strict=True) if record is None]
+        await self._lists.drop(gone)
+        return [record for record in records if record is not None], total - len(gone)
 
-    async def drop(self, tenant: str, ids: Sequence[str]) -> None:
-        """Records that have expired leave the list."""
-        if ids:
-            await self._redis("ZREM", names.flows(tenant), *ids)
+    async def list(
+        self, tenant: str, *, limit: int, offset: int, status: FlowStatus | None = None
+    ) -> tuple[list[FlowRecord], int]:
+        """A tenant's: as `list_all`."""
+        return await self.list_all([tenant], limit=limit, offset=offset, status=status)
 
 
 def _record(row: Sequence[bytes | None], stop: bytes | None, closed: Sequence[bytes]) -> FlowRecord | None:

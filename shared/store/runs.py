@@ -11,6 +11,7 @@ from shared.errors import Conflict, InvalidRequest, NotFound, QueueFull
 from shared.host import Capabilities
 from shared.redis import Scripts, text, texts
 from shared.run import Failure, Outcome, Run, RunSpec, Status, Usage
+from shared.store.lists import Lists
 
 _encode = msgspec.json.Encoder().encode
 _spec = msgspec.json.Decoder(RunSpec)
@@ -136,6 +137,7 @@ class Runs:
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
         self._redis = scripts.redis
+        self._lists = Lists(scripts.redis)
 
     async def add(
         self,
@@ -296,21 +298,29 @@ class Runs:
         rows = await self._redis.all([("HMGET", names.run(spec.id), *_FIELDS) for spec in specs])
         return [_run(row, spec) for row, spec in zip(rows, specs, strict=True)]
 
-    async def list(self, tenant: str, *, limit: int, offset: int) -> tuple[list[Run], int]:
-        """The newest first, and how many there are. Records that have expired are left out and forgotten."""
-        name = names.runs(tenant)
-        found, total = await self._redis.all(
-            [("ZREVRANGE", name, offset, offset + limit - 1), ("ZCARD", name)],
-        )
-        ids = texts(found)
-        runs = await self.get_many(ids)
-        gone = [i for i, run in zip(ids, runs, strict=True) if run is None]
-        if gone:
-            await self._redis("ZREM", name, *gone)
+    async def list_all(
+        self, tenants: Sequence[str], *, limit: int, offset: int, status: Status | None = None
+    ) -> tuple[list[Run], int]:
+        """Theirs, the newest first, and how many there are; of one state, among the newest ten thousand. Records that have
+        expired are left out and forgotten."""
+        whose = [names.runs(tenant) for tenant in tenants]
+        if status is None:
+            found, total = await self._lists.page(whose, limit=limit, offset=offset)
+        else:
+            found, total = await self._lists.in_state(whose, status.value, limit=limit, offset=offset)
+        runs = await self.get_many([one.id for one in found])
+        gone = [one for one, run in zip(found, runs, strict=True) if run is None]
+        await self._lists.drop(gone)
         return [run for run in runs if run is not None], total - len(gone)
 
+    async def list(
+        self, tenant: str, *, limit: int, offset: int, status: Status | None = None
+    ) -> tuple[list[Run], int]:
+        """A tenant's: as `list_all`."""
+        return await self.list_all([tenant], limit=limit, offset=offset, status=status)
+
     async def tenants(self) -> Sequence[str]:
-        """All that have had a run, the last first."""
+        """All of whom something may be kept, the one with the last run first."""
         return texts(await self._redis("ZREVRANGE", names.TENANTS, 0, -1))
 
     async def totals(self) -> dict[str, int]:

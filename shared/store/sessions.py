@@ -9,6 +9,7 @@ from shared import names
 from shared.redis import Scripts, text
 from shared.run import RunSpec, Usage
 from shared.session import Session
+from shared.store.lists import Lists
 
 _TITLE_CHARS = 80
 _PROMPT_CHARS = 10_000
@@ -61,6 +62,7 @@ class Sessions:
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
         self._redis = scripts.redis
+        self._lists = Lists(scripts.redis)
 
     async def get(self, tenant: str | None, id: str) -> Session | None:
         """None for another tenant's; without a tenant whosever it is."""
@@ -73,6 +75,16 @@ class Sessions:
         low, high = f"[{prefix}", f"[{prefix}\xff"
         found = await self._redis("ZRANGEBYLEX", names.session_ids(tenant), low, high, "LIMIT", 0, 2)
         return [text(id) for id in found]
+
+    async def list_all(
+        self, tenants: Sequence[str], *, backend: str | None, status: str | None, limit: int, offset: int
+    ) -> tuple[list[Session], int]:
+        """The same over several tenants."""
+        whose = [names.sessions(tenant, backend or "", status or "") for tenant in tenants]
+        found, total = await self._lists.page(whose, limit=limit, offset=offset)
+        rows = await self._redis.all([("HGETALL", names.session(one.id)) for one in found]) if found else []
+        shown = [_session(one.id, _pairs(row)) for one, row in zip(found, rows, strict=True)]
+        return [session for session in shown if session is not None], total
 
     async def list(
         self, tenant: str, *, backend: str | None, status: str | None, limit: int, offset: int

@@ -21,7 +21,15 @@ def server() -> Iterator[RedisServer]:
 
 
 def _flat(reply: Any) -> Any:
-    """fakeredis answers HGETALL as a dict."""
+    """fakeredis answers HGETALL as a dict, and members with their scores as pairs."""
+    if (
+        isinstance(reply, list)
+        and reply
+        and reply[0]
+        and isinstance(reply[0], list)
+        and isinstance(reply[0][-1], float)
+    ):
+        return [part for pair in reply for part in pair]
     return [part for pair in reply.items() for part in pair] if isinstance(reply, dict) else reply
 
 

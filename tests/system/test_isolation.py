@@ -300,6 +300,39 @@ def test_an_admin_sees_all_tenants_flows_and_sessions_but_goes_on_with_none(worl
     assert resumed.status_code == 403
 
 
+@pytest.mark.parametrize("what", ["runs", "flows", "sessions"])
+def test_an_admin_pages_through_all_tenants_without_an_end(world, what):
+    def page(**params: Any) -> dict[str, Any]:
+        answer = world.ask("boss", "GET", f"/api/v1/{what}", params={"tenant": "*", **params})
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    whole = page(limit=100)
+    single = [page(limit=1, offset=offset)[what] for offset in range(min(whole["total"], 5))]
+
+    assert whole["total"] >= 1
+    assert [one for (one,) in single] == whole[what][:5]
+    assert page(offset=5000)[what] == []
+
+
+@pytest.mark.parametrize("what", ["runs", "flows", "sessions"])
+def test_a_state_that_is_none_is_refused_with_those_that_are(world, what):
+    answer = world.ask("alice", "GET", f"/api/v1/{what}", params={"status": "bogus"})
+
+    assert answer.status_code == 400
+    assert "status must be one of" in answer.json()["detail"]
+    assert "cancelled" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(("what", "state"), [("runs", "running"), ("flows", "succeeded"), ("runs", "failed")])
+def test_those_in_one_state_are_listed_and_counted(world, what, state):
+    every = world.ask("boss", "GET", f"/api/v1/{what}", params={"tenant": "*", "limit": 100}).json()[what]
+    picked = world.ask("boss", "GET", f"/api/v1/{what}", params={"tenant": "*", "limit": 100, "status": state}).json()
+
+    assert [one["status"] for one in picked[what]] == [state] * picked["total"]
+    assert len(every) == 100 or len(picked[what]) == len([one for one in every if one["status"] == state])
+
+
 def test_what_is_cancelled_drained_deleted_and_resumed_stands_in_the_audit_log(world):
     mine = {"x-request-id": f"req-audit-{time.time_ns()}"}
     run = world.hang()

@@ -14,6 +14,10 @@ for _, instance in ipairs(redis.call('ZRANGEBYSCORE', P .. 'instances', 0, int(n
   redis.call('ZREM', P .. 'instances', instance)
 end
 
+-- What is kept longest of a tenant is a session, or a run that took its time and was kept from its end on.
+local longest = math.max(SESSION_MS, RETENTION_MS) + LONGEST_RUN_MS
+redis.call('ZREMRANGEBYSCORE', P .. 'tenants', 0, int(now - longest))
+
 -- How many runs a second leave the lines, over the last half minute or so in which any waited.
 local went = tonumber(redis.call('GET', P .. 'left') or '0')
 local pace = redis.call('HMGET', P .. 'pace', 'at', 'left', 'per_s')
