@@ -114,7 +114,7 @@ def create_app(
         relay = Relay(redis, events, Followers(scripts, api), api, count=seen.count)
         flows, sessions = Flows(scripts, runs), Sessions(scripts)
         dispatch = Dispatch(
-            runs, hosts, flows, depth=depth_of(config, several=bool(keys)), wait=config.queue.wait_for_worker
+            runs, hosts, flows, depth=depth_of(config, several=keys.required), wait=config.queue.wait_for_worker
         )
         sweeper = Sweeper(
             scripts,
@@ -176,8 +176,7 @@ def create_app(
     )
     # From the inside to the outside; docs/adr/0004 says why in this order.
     served = _guarded(Encodings(litestar), config.server, keys, lambda: litestar.state.context.rates)
-    if not keys.required:
-        served = Browsers(served, config.server.host, config.server.cors_allowed_origins)
+    served = Browsers(served, keys, config.server.host, config.server.cors_allowed_origins)
     served = Deprecations(served, deprecated, [route.path for route in litestar.routes])
     if origins := config.server.cors_allowed_origins:
         max_age_s = config.server.cors_max_age

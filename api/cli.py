@@ -19,10 +19,11 @@ import uvloop
 from api.app import App, create_app, limits_of
 from api.connection import Limits, connection_class
 from api.embedded import Family
+from api.hangup import Hangups
 from api.keys import Key, Keyring
 from api.layers import is_local
 from api.listening import PortTaken, bind, why
-from api.rotation import Rotation
+from api.rotation import Reading, Rotation
 from shared import log, memory, spans
 from shared.config import Config
 from shared.config_sources import Loaded, load
@@ -69,12 +70,13 @@ def serve(argv: Sequence[str]) -> int:
     parser.add_argument("--port", type=int, metavar="P", help="port to listen on (server.port, 8080)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="default: ~/.clinvk/config.yaml")
     args = parser.parse_args(argv)
+    hangups = Hangups()
     loaded = load(args.config, os.environ, {"server.host": args.host, "server.port": args.port})
     form = log.start(loaded.config.log.level, loaded.config.log.format, process="api")
     log.hook()
     for warning in loaded.warnings:
         _log.warning("%s", warning)
-    keys = _keys(loaded.config)
+    keys = _keys(loaded, args.config)
     warn_if_open(loaded.config.server.host, required=keys[0].required)
     server = loaded.config.server
     family = None
@@ -85,7 +87,7 @@ def serve(argv: Sequence[str]) -> int:
                 family = _family(loaded, args.config)
                 family.start_server()  # before any thread: it dies with the thread that started it
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(_serve(loaded, keys, family, sockets, form))
+                return runner.run(_serve(loaded, keys, family, sockets, hangups, form))
     except PortTaken as error:
         log.last_words(str(error))
         return 1
@@ -108,17 +110,18 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _keys(config: Config) -> tuple[Keyring, Rotation | None]:
-    """The keys, and what reads them again where a source can change. Raises: ConfigError."""
+def _keys(loaded: Loaded, path: Path | None) -> tuple[Keyring, Rotation]:
+    """The keys, and what reads them again, from the sources that the configuration then names. Raises: ConfigError."""
 
-    def read() -> list[Key]:
-        return [Key.of(entry) for entry in read_keys(config, os.environ)]
+    def reading(loaded: Loaded) -> Reading:
+        keys = [Key.of(entry) for entry in read_keys(loaded.config, os.environ)]
+        files = [str(loaded.file or loaded.home / "config.yaml"), loaded.config.server.api_keys_file]
+        return Reading(keys, [file for file in files if file])
 
-    server = config.server
-    ring = Keyring(read())
-    if not server.api_keys_file and not server.api_keys_gopass_path:
-        return ring, None
-    return ring, Rotation(ring, read, file=server.api_keys_file, every_s=server.api_keys_refresh_secs)
+    first = reading(loaded)
+    ring = Keyring(first.keys)
+    every_s = loaded.config.server.api_keys_refresh_secs
+    return ring, Rotation(ring, lambda: reading(load(path, os.environ)), files=first.files, every_s=every_s)
 
 
 def _family(loaded: Loaded, file: Path | None) -> Family:
@@ -131,9 +134,10 @@ def _family(loaded: Loaded, file: Path | None) -> Family:
 
 async def _serve(
     loaded: Loaded,
-    keys: tuple[Keyring, Rotation | None],
+    keys: tuple[Keyring, Rotation],
     family: Family | None,
     sockets: list[socket.socket],
+    hangups: Hangups,
     form: log.Form,
 ) -> int:
     config = loaded.config
@@ -149,8 +153,7 @@ async def _serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    if (rotation := keys[1]) is not None:
-        loop.add_signal_handler(signal.SIGHUP, rotation.ask)
+    hangups.attend(loop, keys[1].ask, told.set)
     instance: Instance | None = None
     tracing: spans.Spans | None = None
     try:
@@ -162,7 +165,7 @@ async def _serve(
         await _reach_store(config.redis.url or "")
         _raise_file_limit()  # once the children have been started, to whom it is not given
         tracing = spans.create("clinvk-api", os.environ)
-        app = create_app(config, keys[0], loaded.home, rotation, tracing)
+        app = create_app(config, keys[0], loaded.home, keys[1], tracing)
         server = _Server(
             uvicorn.Config(
                 app.asgi,

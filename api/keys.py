@@ -74,20 +74,22 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Keyring:
-    """`required` is settled at the start: a service that had keys never turns into one that needs none."""
+    """`required` from its first key on: a service that had keys never turns into one that needs none."""
 
     def __init__(self, keys: Iterable[Key]) -> None:
         self._secret = secrets.token_bytes(32)
         self._found: dict[bytes, Key] = {}
+        self.required = False
         self.replace(keys)
-        self.required = bool(self._found)
 
     @property
-    def ids(self) -> set[str]:
-        return {key.id for key in self._found.values()}
+    def all(self) -> dict[str, Key]:
+        """By their ids."""
+        return {key.id: key for key in self._found.values()}
 
     def replace(self, keys: Iterable[Key]) -> None:
         self._found = {self._place(key.sha256): key for key in keys}
+        self.required = self.required or bool(self._found)
 
     def find(self, value: bytes) -> Key | None:
         """The key whose text this is. It takes as long for one key as for a thousand, for a near miss as for a far one:

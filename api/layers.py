@@ -135,13 +135,15 @@ class Browsers:
     must be this machine's, or a page could have its own name lead here.
     """
 
-    def __init__(self, app: ASGIApp, host: str, allowed: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Keyring, host: str, allowed: Sequence[str]) -> None:
         self._app = app
+        self._keys = keys
         self._local = is_local(host)
         self._allowed = frozenset(allowed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reason = self._reason_against(dict(scope["headers"])) if str(scope["type"]) == "http" else None
+        asked = str(scope["type"]) == "http" and not self._keys.required
+        reason = self._reason_against(dict(scope["headers"])) if asked else None
         if reason is None:
             await self._app(scope, receive, send)
             return

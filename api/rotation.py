@@ -1,9 +1,11 @@
-"""Reads the keys of files and gopass again, so that they change without a restart."""
+"""Reads the keys of all sources again, so that they change without a restart."""
 
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
 
 from api.keys import Key, Keyring
 from shared.errors import ConfigError
@@ -13,16 +15,24 @@ _log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 1.0
 
 
-class Rotation:
-    """`read` gives all keys of all sources; it may block. `file` is also looked at for changes. A reading that fails
-    leaves the keys as they are: neither does it open the service, nor does it lock anybody out."""
+class Reading(msgspec.Struct, frozen=True):
+    """All keys of all sources, and the files that tell of changes."""
 
-    def __init__(self, ring: Keyring, read: Callable[[], Iterable[Key]], *, file: str | None, every_s: float) -> None:
+    keys: Sequence[Key]
+    files: Sequence[str] = ()
+
+
+class Rotation:
+    """`read` may block. A reading that fails, or finds no key where there were some, leaves the keys as they are: neither
+    does it open the service, nor does it lock anybody out."""
+
+    def __init__(
+        self, ring: Keyring, read: Callable[[], Reading], *, files: Sequence[str] = (), every_s: float
+    ) -> None:
         self._ring = ring
         self._read = read
-        self._file = file
         self._every_s = every_s
-        self._seen = _stamp(file)
+        self._seen = _stamps(files)
         self._asked = asyncio.Event()
 
     def ask(self) -> None:
@@ -38,18 +48,21 @@ class Rotation:
                 async with asyncio.timeout(min(_LOOK_EVERY_S, self._every_s)):
                     await self._asked.wait()
             except TimeoutError:
-                seen = _stamp(self._file)
-                if seen == self._seen and loop.time() - last < self._every_s:
+                if _stamps(self._seen) == self._seen and loop.time() - last < self._every_s:
                     continue
+            asked = self._asked.is_set()
             self._asked.clear()
-            await self.read()
+            if await self.read() and asked:
+                _log.info("API keys have been read again, as asked; there are %d", len(self._ring.all))
             last = loop.time()
 
     async def read(self) -> bool:
         """Once. Returns whether the keys are now those of the sources."""
-        seen = _stamp(self._file)  # before it is read: a change meanwhile is seen the next time
+        seen = _stamps(self._seen)  # before they are read: a change meanwhile is seen the next time
         try:
-            keys = list(await asyncio.to_thread(self._read))
+            reading = await asyncio.to_thread(self._read)
+            if self._ring.required and not reading.keys:
+                raise ConfigError("no source names a key any more; a service without keys needs a restart")
         except ConfigError as error:
             _log.error("THE API KEYS COULD NOT BE READ AGAIN; those in force stay as they are: %s", error.message)
             self._seen = seen
@@ -58,21 +71,35 @@ class Rotation:
             _log.exception("THE API KEYS COULD NOT BE READ AGAIN; those in force stay as they are")
             self._seen = seen
             return False
-        before = self._ring.ids
-        self._ring.replace(keys)
-        self._seen = seen
-        if before != self._ring.ids:
-            added, gone = sorted(self._ring.ids - before), sorted(before - self._ring.ids)
-            _log.warning(
-                "API keys have changed: added %s; gone %s", ", ".join(added) or "none", ", ".join(gone) or "none"
-            )
+        self._replace(reading.keys)
+        self._seen = {file: seen.get(file) for file in reading.files}  # one that is new here is read once more
         return True
 
+    def _replace(self, keys: Sequence[Key]) -> None:
+        before, needed = self._ring.all, self._ring.required
+        self._ring.replace(keys)
+        now = self._ring.all
+        told = {
+            "added": now.keys() - before.keys(),
+            "gone": before.keys() - now.keys(),
+            "with another name, role or limits": {one for one in now.keys() & before.keys() if now[one] != before[one]},
+        }
+        if any(told.values()):
+            words = [f"{what} {', '.join(sorted(ids))}" for what, ids in told.items() if ids]
+            _log.warning("API keys have changed: %s", "; ".join(words))
+        if self._ring.required and not needed:
+            _log.warning("from now on every request needs a key")
 
-def _stamp(file: str | None) -> tuple[int, int, int] | None:
-    """Changes when the file does, also where a link is pointed elsewhere; None for one that is not there."""
-    if file is None:
-        return None
+
+_Stamp = tuple[int, int, int]
+
+
+def _stamps(files: Iterable[str]) -> dict[str, _Stamp | None]:
+    """Each changes when its file does, also where a link is pointed elsewhere; None for one that is not there."""
+    return {file: _stamp(file) for file in files}
+
+
+def _stamp(file: str) -> _Stamp | None:
     try:
         found = os.stat(file)  # noqa: PTH116  # a string of the configuration
     except OSError:

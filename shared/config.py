@@ -195,7 +195,7 @@ class Server(_Section, frozen=True):
     ] = None
     api_keys_refresh_secs: Annotated[
         Annotated[float, msgspec.Meta(ge=1, le=_YEAR_S)],
-        key("how often the keys of the file and of gopass are read again; SIGHUP does so at once", by="api"),
+        key("how often the keys of all sources are read again; SIGHUP does so at once", by="api"),
     ] = 60
     rate_limit_enabled: Annotated[
         bool,

@@ -35,8 +35,10 @@ def redis() -> Iterator[RedisServer]:
     server.close()
 
 
-def held(redis: RedisServer, what: Callable[[App, httpx.AsyncClient], Awaitable[None]], **config: str) -> None:
-    """Does `what` with a keyed application that lives, and a client of it."""
+def held(
+    redis: RedisServer, what: Callable[[App, httpx.AsyncClient], Awaitable[None]], *, keyed: bool = True, **config: str
+) -> None:
+    """Does `what` with an application that lives, and a client of it."""
     client = redis.client()
     client.flushall()
     client.close()
@@ -46,7 +48,7 @@ def held(redis: RedisServer, what: Callable[[App, httpx.AsyncClient], Awaitable[
         "CLINVK_SERVER__CORS_ALLOWED_ORIGINS": PAGE,
         **config,
     }
-    keys = Keyring([Key.of(ApiKey(key="k"))])
+    keys = Keyring([Key.of(ApiKey(key="k"))] if keyed else [])
     app = create_app(load(None, environ).config, keys, Path("/nonexistent"), deprecated=TABLE)
 
     async def main() -> None:
@@ -137,3 +139,15 @@ def test_the_body_of_a_request_that_is_refused_is_not_read(redis, headers, statu
         assert sent[0]["status"] == status
 
     held(redis, what, **LIMITED)
+
+
+@pytest.mark.parametrize(("keyed", "taken"), [(True, 2), (False, 8)])
+def test_a_quarter_of_the_line_is_a_tenants_only_where_there_may_be_others(redis, keyed, taken):
+    async def what(_: App, asking: httpx.AsyncClient) -> None:
+        headers = {**KEY, "prefer": "respond-async"}
+        body = {"backend": "claude", "prompt": "x"}
+        answers = [await asking.post("/api/v1/prompt", headers=headers, json=body) for _ in range(taken + 1)]
+
+        assert [one.status_code for one in answers] == [202] * taken + [429]
+
+    held(redis, what, keyed=keyed, CLINVK_QUEUE__MAX_DEPTH="8", CLINVK_QUEUE__WAIT_FOR_WORKER="true")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import api.rotation
 from api.keys import Key, Keyring
-from api.rotation import Rotation
+from api.rotation import Reading, Rotation
 from shared import gopass
 from shared.config import ApiKey
 from shared.config_sources import load
@@ -229,10 +230,16 @@ def test_gopass_is_not_given_the_secrets_of_the_service(fake_gopass):
 
 def rotation(ring, file, environ=None):
     config = load(None, HOME | {"CLINVK_SERVER__API_KEYS_FILE": str(file)}).config
-    return Rotation(ring, lambda: [Key.of(one) for one in read_keys(config, environ or {})], file=str(file), every_s=60)
+    files = (str(file),)
+
+    def read() -> Reading:
+        return Reading([Key.of(one) for one in read_keys(config, environ or {})], files)
+
+    return Rotation(ring, read, files=files, every_s=60)
 
 
-def test_a_changed_file_is_read_again_without_being_asked(tmp_path):
+def test_a_changed_file_is_read_again_without_being_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(api.rotation, "_LOOK_EVERY_S", 0.01)
     file = tmp_path / "keys"
     file.write_text("old\n")
     keys = ring(ApiKey(key="old"))
@@ -272,15 +279,15 @@ def test_a_rotation_that_fails_keeps_the_old_keys_and_says_so_loudly(tmp_path, c
 
 def test_a_fault_of_ours_does_not_end_the_rotation(caplog):
     keys = ring(ApiKey(key="old"))
-    answers = iter([ZeroDivisionError("a fault"), [Key.of(ApiKey(key="new"))]])
+    answers = iter([ZeroDivisionError("a fault"), Reading([Key.of(ApiKey(key="new"))])])
 
-    def read() -> list[Key]:
+    def read() -> Reading:
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    turning = Rotation(keys, read, file=None, every_s=60)
+    turning = Rotation(keys, read, every_s=60)
 
     assert asyncio.run(turning.read()) is False
     assert keys.find(b"old") is not None
@@ -289,22 +296,82 @@ def test_a_fault_of_ours_does_not_end_the_rotation(caplog):
     assert keys.find(b"old") is None
 
 
-def test_a_signal_reads_at_once(tmp_path, fake_gopass):
+def test_who_is_asked_reads_at_once_and_says_so(tmp_path, fake_gopass, caplog):
     environ = fake_gopass(f"cat {tmp_path}/store")
     (tmp_path / "store").write_text("old")
     config = load(None, HOME | {"CLINVK_API_KEYS_GOPASS_PATH": "p"}).config
     keys = ring(ApiKey(key="old"))
-    turning = Rotation(keys, lambda: [Key.of(one) for one in read_keys(config, environ)], file=None, every_s=3600)
+    turning = Rotation(keys, lambda: Reading([Key.of(one) for one in read_keys(config, environ)]), every_s=3600)
 
     async def main() -> None:
         running = asyncio.create_task(turning.run())
         (tmp_path / "store").write_text("new")
         turning.ask()
         async with asyncio.timeout(10):
-            while keys.find(b"new") is None:
+            while "as asked" not in caplog.text:
+                await asyncio.sleep(0.01)
+        running.cancel()
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(main())
+
+    assert keys.find(b"old") is None
+    assert keys.find(b"new") is not None
+
+
+def test_sources_that_name_no_key_any_more_leave_those_that_are(caplog):
+    keys = ring(ApiKey(key="old"))
+
+    assert asyncio.run(Rotation(keys, lambda: Reading([]), every_s=60).read()) is False
+    assert keys.find(b"old") is not None
+    assert "no source names a key any more" in caplog.text
+
+
+def test_a_service_without_keys_needs_them_as_soon_as_there_are_any(caplog):
+    keys, answers = ring(), iter([Reading([]), Reading([Key.of(ApiKey(key="new"))])])
+    turning = Rotation(keys, lambda: next(answers), every_s=60)
+
+    assert asyncio.run(turning.read()) is True
+    assert (keys.required, caplog.text) == (False, "")
+    assert asyncio.run(turning.read()) is True
+    assert keys.required
+    assert "every request needs a key" in caplog.text
+
+
+def test_what_has_changed_of_the_keys_is_told_by_their_ids(caplog):
+    keys = ring(ApiKey(key="a"), ApiKey(key="b"), ApiKey(key="c"))
+    now = [Key.of(one) for one in (ApiKey(key="b"), ApiKey(key="c", max_concurrent_runs=3), ApiKey(key="d"))]
+    a, _, c = keys.all
+
+    asyncio.run(Rotation(keys, lambda: Reading(now), every_s=60).read())
+
+    assert caplog.messages == [
+        f"API keys have changed: added {now[2].id}; gone {a}; with another name, role or limits {c}"
+    ]
+
+
+def test_a_file_that_the_configuration_names_from_now_on_is_looked_at_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(api.rotation, "_LOOK_EVERY_S", 0.01)
+    first, second = tmp_path / "first", tmp_path / "second"
+    second.write_text("x")
+    keys = ring(ApiKey(key="k"))
+    readings: list[str] = []
+
+    def read() -> Reading:
+        readings.append(second.read_text())
+        return Reading([Key.of(ApiKey(key="k"))], [str(second)])
+
+    turning = Rotation(keys, read, files=[str(first)], every_s=3600)
+
+    async def main() -> None:
+        running = asyncio.create_task(turning.run())
+        async with asyncio.timeout(10):
+            first.write_text("changed")
+            while "x" not in readings:
+                await asyncio.sleep(0.01)
+            second.write_text("yz")
+            while readings[-1] != "yz":
                 await asyncio.sleep(0.01)
         running.cancel()
 
     asyncio.run(main())
-
-    assert keys.find(b"old") is None

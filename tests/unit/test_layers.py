@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from api.encoding import Encodings
+from api.keys import Keyring
 from api.layers import Browsers, Recover, RequestIds
 
 
@@ -25,7 +26,7 @@ def status(host: str, headers: dict[str, str], allowed: tuple[str, ...] = ()) ->
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         "state": {"request_id": "req_1"},
     }
-    asyncio.run(Browsers(app, host, allowed)(scope, None, send))
+    asyncio.run(Browsers(app, Keyring([]), host, allowed)(scope, None, send))
     if sent[0]["status"] == 403:
         assert json.loads(sent[1]["body"])["error"]["code"] == "permission_denied"
     return int(sent[0]["status"])
