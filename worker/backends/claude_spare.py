@@ -23,7 +23,19 @@ _RUN = "CLINVK_RUN"
 _OF_THE_RUN = ("TMPDIR", "TRACEPARENT", "TRACESTATE")  # variables that differ from run to run
 _PARK = "--await-claim"  # it waits for its directory too
 
+_OWN = ("settings.json", "settings.local.json", ".credentials.json", "CLAUDE.md")
+_MANAGED = ("managed-settings.json", "managed-settings.d", "managed-mcp.json", "CLAUDE.md")
+
 _NOWHERE = Place(cwd="/", scratch="/", home="/", own_home="/")
+
+
+class _State(msgspec.Struct, rename="camel"):
+    oauth_account: msgspec.Raw = msgspec.Raw(b"")
+    primary_api_key: msgspec.Raw = msgspec.Raw(b"")
+    mcp_servers: msgspec.Raw = msgspec.Raw(b"")
+
+
+_state = msgspec.json.Decoder(_State)
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -142,8 +154,21 @@ def answered(item: Mapping[str, Any]) -> tuple[str, str | None] | None:
 def watched(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Files that a spare has read at its start: once they change, it is of yesterday."""
     home = environ.get("CLAUDE_CONFIG_DIR") or f"{environ.get('HOME', '/')}/.claude"
-    names = ("settings.json", "settings.local.json", ".credentials.json", "CLAUDE.md")
-    return tuple(f"{home}/{name}" for name in names)
+    return tuple(f"{home}/{name}" for name in _OWN) + tuple(f"/etc/claude-code/{name}" for name in _MANAGED)
+
+
+def state_file(environ: Mapping[str, str]) -> str:
+    """Where its account and its servers stand among counters: each start changes it."""
+    return f"{environ.get('CLAUDE_CONFIG_DIR') or environ.get('HOME', '/')}/.claude.json"
+
+
+def lasting(data: bytes) -> tuple[bytes, ...]:
+    """Of the state file what makes another process of a spare; nothing where it is none."""
+    try:
+        found = _state.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ()
+    return tuple(bytes(getattr(found, name)) for name in _State.__struct_fields__)
 
 
 def _options(spec: RunSpec, settings: Settings) -> Options:

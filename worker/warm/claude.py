@@ -2,12 +2,24 @@
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Hashable
+from pathlib import Path
 from typing import Any, Self
 
+from worker import stamps
 from worker.backends.base import Exit, Launch, Parser, Place
-from worker.backends.claude_spare import READY, Kind, Orders, interrupt, kind_of, orders, unfit, watched
+from worker.backends.claude_spare import (
+    READY,
+    Kind,
+    Orders,
+    interrupt,
+    kind_of,
+    lasting,
+    orders,
+    state_file,
+    unfit,
+    watched,
+)
 from worker.course import Course, to_its_end
 from worker.process import Process
 from worker.stage import Prepared
@@ -22,10 +34,11 @@ _INTERRUPTED_WITHIN_S = 1.5
 _GONE_WITHIN_S = 8.0
 _SHY_S = 600.0  # after a directory was refused
 _SHY = 256  # directories
+_HOMES = 4
 
 
 class ClaudeDriver(Driver):
-    """Keeps one thing in mind: the directories that a spare has refused, as one whose settings only a start can read."""
+    """Keeps in mind the directories that a spare has refused, as one whose settings only a start can read."""
 
     name = "claude"
     least = (2, 1, 329)
@@ -35,6 +48,7 @@ class ClaudeDriver(Driver):
 
     def __init__(self) -> None:
         self._shy: dict[str, float] = {}
+        self._accounts: dict[str, tuple[stamps.Stamp | None, int]] = {}
 
     def plan(self, prepared: Prepared) -> Plan | Cold:
         spec = prepared.spec
@@ -47,7 +61,8 @@ class ClaudeDriver(Driver):
 
     def stamp(self, fixed: Any) -> Hashable:
         kind: Kind = fixed
-        return tuple(_stamp(path) for path in watched(dict(kind.env)))
+        env = dict(kind.env)
+        return (*map(stamps.of_file, watched(env)), self._account(state_file(env)))
 
     def launch(self, fixed: Any, place: Place) -> Launch:
         kind: Kind = fixed
@@ -76,6 +91,20 @@ class ClaudeDriver(Driver):
             await course.close()
             raise
         return course, prepared.backend.parser(prepared.spec)
+
+    def _account(self, path: str) -> Hashable:
+        """Of a file that each start writes: it is read where it has been changed, and only a part of it counts."""
+        stamp = stamps.of_file(path)
+        seen, found = self._accounts.pop(path, (None, 0))
+        if seen != stamp:
+            try:
+                found = hash(lasting(Path(path).read_bytes()))
+            except OSError:
+                found = 0
+        self._accounts[path] = (stamp, found)
+        if len(self._accounts) > _HOMES:
+            del self._accounts[next(iter(self._accounts))]
+        return found
 
     def _avoid(self, folder: str) -> None:
         self._shy.pop(folder, None)
@@ -147,11 +176,3 @@ def _control(resident: Resident) -> Control:
     if not isinstance(wire, Control):
         raise Gone("it has not been started")
     return wire
-
-
-def _stamp(path: str) -> tuple[int, int, int]:
-    try:
-        at = os.stat(path)  # noqa: PTH116  # pathlib doubles its cost
-    except OSError:
-        return (0, 0, 0)
-    return (at.st_ino, at.st_mtime_ns, at.st_size)

@@ -5,6 +5,9 @@ from typing import Any
 
 import msgspec
 
+from shared.event import Content
+from shared.run import Outcome, RunSpec
+from worker import stamps
 from worker.backends import codex_app
 from worker.backends.base import Exit, Launch, Parser, Place
 from worker.course import Course
@@ -96,7 +99,7 @@ class CodexDriver(Driver):
 
     def stamp(self, fixed: Any) -> Hashable:
         assert isinstance(fixed, codex_app.Kind)
-        return authorities.seen()
+        return authorities.seen(), tuple(map(stamps.of_file, fixed.watched))
 
     def launch(self, fixed: Any, place: Place) -> Launch:
         assert isinstance(fixed, codex_app.Kind)
@@ -123,7 +126,22 @@ class CodexDriver(Driver):
         except BaseException:
             await guest.close()
             raise
-        return guest, codex_app.AppParser(spec)
+        assert isinstance(plan.fixed, codex_app.Kind)
+        return guest, _Parser(spec, resident if plan.fixed.logged_in else None)
+
+
+class _Parser(codex_app.AppParser):
+    """`resident`: one that has its login from files or a keyring, which may hold another by now."""
+
+    def __init__(self, spec: RunSpec, resident: Resident | None) -> None:
+        super().__init__(spec)
+        self._resident = resident
+
+    def finish(self, exit: Exit) -> tuple[list[Content], Outcome]:
+        events, outcome = super().finish(exit)
+        if self._resident is not None and outcome.failure is not None and outcome.failure.code == "backend_login":
+            self._resident.drain("login")
+        return events, outcome
 
 
 def _wire(resident: Resident) -> _Connection:

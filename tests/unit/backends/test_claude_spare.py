@@ -8,7 +8,17 @@ import pytest
 from shared.run import Attachment, RunSpec, Turn
 from worker.backends.base import Launch, Place, Settings
 from worker.backends.claude import Claude
-from worker.backends.claude_spare import Kind, Orders, answered, kind_of, orders, unfit
+from worker.backends.claude_spare import (
+    Kind,
+    Orders,
+    answered,
+    kind_of,
+    lasting,
+    orders,
+    state_file,
+    unfit,
+    watched,
+)
 
 ENV = {
     "PATH": "/bin",
@@ -170,3 +180,29 @@ def test_runs_that_need_a_process_of_their_own(fields, why):
 )
 def test_only_a_success_is_one(item, found):
     assert answered(item) == found
+
+
+def test_what_a_spare_has_read_is_watched_where_the_cli_looks_for_it():
+    at_home = watched({"HOME": "/home/op"})
+    elsewhere = watched({"HOME": "/home/op", "CLAUDE_CONFIG_DIR": "/conf"})
+
+    assert {"/home/op/.claude/settings.json", "/etc/claude-code/managed-settings.json"} <= set(at_home)
+    assert "/conf/.credentials.json" in elsewhere
+    assert state_file({"HOME": "/home/op"}) == "/home/op/.claude.json"
+    assert state_file({"HOME": "/home/op", "CLAUDE_CONFIG_DIR": "/conf"}) == "/conf/.claude.json"
+
+
+@pytest.mark.parametrize(
+    ("data", "same"),
+    [
+        (b'{"mcpServers": {"a": {}}, "numStartups": 9, "tips": {}}', True),
+        (b'{"mcpServers": {"b": {}}, "numStartups": 1}', False),
+        (b'{"mcpServers": {"a": {}}, "primaryApiKey": "k"}', False),
+        (b'{"mcpServers": {"a": {}}, "oauthAccount": {"accountUuid": "u"}}', False),
+        (b"", False),
+        (b"[" * 100_000, False),
+        (b'{"mcpServers": {"\xff": 1}', False),
+    ],
+)
+def test_only_accounts_and_servers_make_another_state_of_the_cli(data, same):
+    assert (lasting(data) == lasting(b'{"numStartups": 1, "mcpServers": {"a": {}}}')) is same
