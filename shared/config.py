@@ -53,7 +53,10 @@ class Warm(_Section, frozen=True):
         key("warm processes of this backend at most, not counting those that end; default: docs/warm.md", by="worker"),
     ] = None
     max_rss_mb: Annotated[
-        Count | None, key("one that has grown above it takes no more runs; default: docs/warm.md", by="worker")
+        Count | None,
+        key(
+            "above it one takes no more runs, above three times as much it is ended; default: docs/warm.md", by="worker"
+        ),
     ] = None
     recycle_after: Annotated[
         Count | None, key("runs that one serves before another takes its place; default: docs/warm.md", by="worker")

@@ -268,8 +268,9 @@ def _fleet(fleet: Sequence[Instance]) -> list[Check]:
         for backend in one.backends:
             good = backend.readiness.value == "ready"
             found = f"{backend.readiness.value} {backend.version or ''}".strip()
-            if (warm := backend.warm) is not None:
-                found += f", warm: {warm.cold_because or f'{warm.kept} kept, {warm.hits} runs'}"
+            if good and (warm := backend.warm) is not None:
+                found += f", warm: {warm.kept} kept, {warm.hits} runs on them"
+                found += f", cold: {warm.cold_because}" if warm.cold_because else ""
             checks.append(
                 Check(
                     about=f"{one.host} {backend.name}",

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from shared.errors import StoreUnavailable
 from shared.host import BackendState, Capabilities, Instance, Readiness, Vitals
 from shared.store.hosts import Hosts
 from shared.warm import WarmState
+from worker import stamps
 from worker.backends import BACKENDS
 from worker.marks import Marks
 from worker.stage import Stage, wanted_command
@@ -72,7 +73,7 @@ class Host:
         self._host = host
         self._instance = instance
         self._started_at = time.time()
-        self._versions: dict[tuple[str, ...], str | None] = {}
+        self._versions: dict[tuple[str, ...], tuple[Hashable, str | None]] = {}  # with the files' stamps
         self._missing: list[str] = []
         self.draining = False
         self._stopping = False
@@ -87,11 +88,25 @@ class Host:
             command = self._stage.command(name)
             if command is None:
                 missing.append(name)
-            elif command not in self._versions:
-                self._versions[command] = find_version(name, command)
+            elif self._known(command) is None:
+                stamp = stamps.of_command(command)
+                self._versions[command] = (stamp, find_version(name, command))
         if missing != self._missing:
             self._missing = missing
             self._tell(missing)
+
+    def _known(self, command: tuple[str, ...]) -> tuple[str | None] | None:
+        """The version, which may be none; None where it has not been looked for since the CLI's files were changed."""
+        stamp, found = self._versions.get(command, (None, None))
+        return (found,) if stamp == stamps.of_command(command) else None
+
+    def version(self, name: str) -> str | None:
+        """Of the CLI as it lies here now; None where it does not say one, empty where there is no CLI. Quick."""
+        command = self._stage.command(name)
+        if command is None:
+            return ""
+        known = self._known(command)
+        return known[0] if known is not None else packaged_version(name, command)
 
     def _tell(self, missing: list[str]) -> None:
         """Once for each change: a worker with nothing to run would else be silent for ever."""
@@ -120,7 +135,7 @@ class Host:
                 BackendState(
                     name=name,
                     readiness=Readiness.READY if ready else mark.readiness if mark else Readiness.NOT_INSTALLED,
-                    version=self._versions.get(command) if command else None,
+                    version=(self._known(command) or (None,))[0] if command else None,
                     path=command[0] if command else None,
                     reason=None if ready else mark.reason if mark else f"{name} is not on the PATH of {self._host}",
                     until=mark.until if mark and command else None,

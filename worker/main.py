@@ -46,7 +46,7 @@ from worker.celery_app import create_worker
 from worker.chores import Chores
 from worker.forever import forever
 from worker.gate import Gate, backend_of
-from worker.host import Host, offered, packaged_version
+from worker.host import Host, offered
 from worker.live import Publisher
 from worker.marks import Marks
 from worker.runner import Limits, Runner
@@ -106,7 +106,7 @@ class Side:
             config,
             drivers,
             self._stage.workspaces,
-            packaged_version,
+            lambda name: self._announcer.version(name),  # noqa: PLW0108  # which is made below
             instance=self.instance,
             calm=Calm(lambda: sum(self.runner.running.values())),
         )

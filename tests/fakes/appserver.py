@@ -59,6 +59,15 @@ class Turn:
         if what == "blurt":
             print(f"panicked at {rest}", file=sys.stderr, flush=True)
             os._exit(101)
+        if what == "grow":
+            self.held = b"x" * (int(rest) << 20)
+            self.delta("grown ")
+            self.stopped.wait(300)
+            self.end("interrupted")
+            return
+        if what == "unauthorized":
+            self.end("failed", error={"message": "who are you?", "codexErrorInfo": "unauthorized"})
+            return
         if what == "nonsense":
             while True:
                 say(b"this is no JSON\n" * 100)

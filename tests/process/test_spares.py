@@ -439,6 +439,25 @@ def test_one_whose_login_or_settings_have_changed_is_not_used(on_pool, tmp_path)
     on_pool(test, size=1)
 
 
+def test_another_account_makes_one_stale_and_the_clis_own_counting_does_not(on_pool, tmp_path):
+    state = tmp_path / ".claude.json"
+
+    async def test(house: House) -> None:
+        state.write_text('{"numStartups": 1, "oauthAccount": {"accountUuid": "a"}}')
+        assert await house.run() is None
+        await house.ready(1)
+        state.write_text('{"numStartups": 22, "oauthAccount": {"accountUuid": "a"}, "projects": {"/x": {}}}')
+        assert await house.run() is not None
+        await house.ready(1)
+        state.write_text('{"numStartups": 23, "oauthAccount": {"accountUuid": "b"}}')
+
+        assert await house.run() is None
+        assert house.state.misses == {"first": 1, "spent": 1}
+        await until(lambda: house.state.ends.get("stale"))
+
+    on_pool(test, size=1)
+
+
 def test_one_that_waits_for_long_is_renewed_only_while_it_is_asked_for(on_pool, monkeypatch):
     monkeypatch.setattr("worker.warm.pool._LOOK_S", 0.05)
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shutil
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,13 @@ import pytest
 from shared.run import Status
 from tests.process import scripts
 from tests.process.conftest import Pids
+from tests.process.test_priority import is_low
 from tests.process.warm import World, cause, host_of, text
 from tests.servers import RedisServer
 from worker import tree
 from worker.warm import codex, guest
 from worker.warm import pool as pool_module
+from worker.warm.resident import State
 
 pytestmark = [pytest.mark.usefixtures("subreaper"), pytest.mark.redis]
 
@@ -82,23 +86,26 @@ def test_many_at_once_share_one_process_and_keep_their_answers_apart(on_warm):
 
 
 @pytest.mark.parametrize(
-    ("more", "fields", "reason"),
+    ("more", "reason", "says"),
     [
-        ({"mode": "off"}, {}, "off"),
-        ({"version": ""}, {}, "version"),
-        ({"version": "0.168.9"}, {}, "version"),
-        ({"version": "new"}, {}, "version"),
+        ({"mode": "off"}, "off", "backends.codex.warm.mode is off"),
+        ({"version": ""}, "version", "version of codex is not known"),
+        ({"version": "0.168.9"}, "version", "codex 0.168.9 is older than 0.169.0"),
+        ({"version": "new"}, "version", "codex new is older"),
     ],
 )
-def test_what_may_not_or_cannot_be_warm_is_never_started(on_warm, more, fields, reason):
+def test_what_may_not_or_cannot_be_warm_is_never_started_and_it_is_said_why(on_warm, caplog, more, reason, says):
     async def test(world: World) -> None:
         for _ in range(2):
-            assert text(await world.run(**fields)) == "cold"
+            assert text(await world.run()) == "cold"
 
         assert world.state.misses == {reason: 2}
         assert world.state.starts == 0
+        assert says in (world.state.cold_because or "")
 
     on_warm(test, **more)
+    lines = [row.getMessage() for row in caplog.records if "one process a run" in row.getMessage()]
+    assert [says in line for line in lines] == ([True] if reason == "version" else [])
 
 
 def test_little_memory_starts_nothing_and_ends_what_is_idle(on_warm, monkeypatch):
@@ -139,9 +146,14 @@ def test_a_slow_start_holds_nobody_back(on_warm, tmp_path):
         assert text(await world.run()) == "cold"
         assert text(await world.run()) == "cold"
         assert world.state.misses == {"first": 1, "starting": 1}
+        (one,) = world.pool._kept["codex"]
+        while one.process is None:
+            await asyncio.sleep(0)
+        assert is_low(one.process.pid)
         (tmp_path / "go").touch()
         await world.ready()
 
+        assert not is_low(one.process.pid)
         assert text(await world.run()).endswith("warm")
 
     on_warm(test, start=f"slow:{tmp_path}/go")
@@ -418,17 +430,130 @@ def test_one_that_nobody_needs_is_ended(on_warm, monkeypatch):
     on_warm(test, idle_secs=0.1)
 
 
-def test_one_that_has_grown_is_replaced(on_warm, monkeypatch):
+@pytest.mark.parametrize("grown_mb", [110, 200])
+def test_one_that_has_grown_is_replaced_and_its_run_goes_on(on_warm, monkeypatch, grown_mb):
     monkeypatch.setattr(pool_module, "_LOOK_S", 0.05)
 
     async def test(world: World) -> None:
         await world.heat()
-        while not world.state.ends:
+        (one,) = world.pool._kept["codex"]
+        spec, task = await world.begin(f"grow {grown_mb}")
+        await world.speaking(spec)
+        while one.state is not State.DRAINING:
+            await asyncio.sleep(0.005)
+        while not world.state.ready:
+            await world.run()
+        assert text(await world.run()).endswith("warm")
+        assert not task.done()
+        world.cancel(spec)
+
+        assert (await task).status is Status.CANCELLED
+        while world.state.ends != {"memory": 1}:
             await asyncio.sleep(0.005)
 
-        assert set(world.state.ends) == {"memory"}
+    on_warm(test, max_rss_mb=100)
 
-    on_warm(test, max_rss_mb=1)
+
+def test_one_that_leaks_without_end_is_ended_and_its_runs_are_told_why(on_warm, monkeypatch):
+    monkeypatch.setattr(pool_module, "_LOOK_S", 0.05)
+
+    async def test(world: World) -> None:
+        await world.heat()
+        beside, other = await world.begin("hang")
+        await world.speaking(beside)
+        leak = await world.run("grow 400")
+
+        for run in (leak, await other):
+            assert run.outcome is not None
+            assert run.outcome.failure is not None
+            assert (run.outcome.failure.code, run.outcome.failure.cause) == ("backend_error", "out_of_memory")
+            assert "100 were its limit" in run.outcome.failure.message
+        while not world.state.ready:
+            await world.run()
+        assert text(await world.run()).endswith("warm")
+        assert world.state.ends == {"memory": 1}
+
+    on_warm(test, max_rss_mb=100)
+
+
+def test_with_little_memory_left_on_the_host_less_is_too_much(on_warm, monkeypatch):
+    monkeypatch.setattr(pool_module, "_LOOK_S", 0.05)
+
+    async def test(world: World) -> None:
+        await world.heat()
+        spec, task = await world.begin("grow 200")
+        await world.speaking(spec)
+        world.short = True
+
+        assert cause(await task) == "out_of_memory"
+
+    on_warm(test, max_rss_mb=100)
+
+
+def test_what_a_runs_tool_holds_is_not_held_against_the_process(on_warm, monkeypatch, pids: Pids):
+    monkeypatch.setattr(pool_module, "_LOOK_S", 0.05)
+    code = "import time; data = b'x' * (400 << 20); time.sleep(300)"
+    large = f'{sys.executable} -S -E -c "{code}"'
+
+    async def test(world: World) -> None:
+        await world.heat()
+        spec, task = await world.begin(f"tool {large}")
+        while world.state.memory_bytes < 400 << 20:
+            await asyncio.sleep(0.005)
+        await world.run()
+        world.cancel(spec)
+
+        assert (await task).status is Status.CANCELLED
+        assert (world.state.hits, world.state.ready, world.state.ends) == (2, 1, {})
+
+    on_warm(test, max_rss_mb=100)
+
+
+def test_one_whose_login_has_changed_takes_no_more_runs(on_warm, tmp_path):
+    async def test(world: World) -> None:
+        await world.heat()
+        for name in ("auth.json", "config.toml"):
+            (tmp_path / ".codex").mkdir(exist_ok=True)
+            (tmp_path / ".codex" / name).write_text("# another")
+            assert text(await world.run()) == "cold"
+            await world.ready()
+            assert text(await world.run()).endswith("warm")
+
+        assert world.state.ends == {"stale": 2}
+
+    on_warm(test)
+
+
+def test_one_whose_cli_was_replaced_takes_no_more_runs(on_warm, tmp_path):
+    cli = tmp_path / "cli" / "appserver.py"
+
+    async def test(world: World) -> None:
+        await world.heat()
+        shutil.copy(cli, cli.with_suffix(".new"))
+        cli.with_suffix(".new").rename(cli)
+        assert text(await world.run()) == "cold"
+        await world.ready()
+        assert text(await world.run()).endswith("warm")
+        assert world.state.ends == {"stale": 1}
+
+        (tmp_path / "cli" / "package.json").write_text('{"name": "@openai/codex", "version": "0.100.0"}')
+        assert text(await world.run()) == "cold"
+        assert world.state.misses["version"] == 1
+
+    on_warm(test)
+
+
+def test_a_login_that_is_not_taken_may_have_been_replaced_in_a_new_process(on_warm):
+    async def test(world: World) -> None:
+        await world.heat()
+        assert cause(await world.run("unauthorized")) == "login"
+        assert text(await world.run()) == "cold"
+        await world.ready()
+
+        assert text(await world.run()).endswith("warm")
+        assert world.state.ends == {"login": 1}
+
+    on_warm(test)
 
 
 def test_what_a_process_holds_is_known_as_soon_as_it_is_ready(on_warm):
@@ -455,16 +580,50 @@ def test_tenants_share_a_process_only_where_the_operator_says_so(on_warm, scope,
     on_warm(test, scope=scope)
 
 
-def test_the_least_used_gives_way_where_there_is_room_for_no_more(on_warm):
+def test_the_least_used_gives_way_to_one_that_comes_more_where_there_is_room_for_no_more(on_warm):
     async def test(world: World) -> None:
         await world.heat(tenant="a")
-        assert text(await world.run(tenant="b")) == "cold"
+        for _ in range(2):
+            assert text(await world.run(tenant="b")) == "cold"
         while world.state.ends != {"size": 1} or world.state.ready != 1:
             await asyncio.sleep(0.005)
 
         assert text(await world.run(tenant="b")).endswith("warm")
+        assert world.state.misses == {"first": 2, "size": 1}
 
     on_warm(test, size=1)
+
+
+def test_with_more_tenants_than_places_those_that_have_one_keep_it(on_warm):
+    async def test(world: World) -> None:
+        for _ in range(4):
+            for tenant in "abc":
+                await world.run(tenant=tenant)
+                while world.state.ready < world.state.kept:
+                    await asyncio.sleep(0.002)
+
+        assert (world.state.starts, world.state.hits) == (2, 6)
+        assert world.state.misses == {"first": 2, "size": 4}
+        assert world.state.ends == {}
+
+    on_warm(test, size=2)
+
+
+def test_where_one_has_waited_in_vain_more_runs_must_come_before_another_is_started(on_warm, monkeypatch):
+    monkeypatch.setattr(pool_module, "_LOOK_S", 0.05)
+
+    async def test(world: World) -> None:
+        await world.heat()
+        while world.state.kept:
+            await asyncio.sleep(0.005)
+
+        assert text(await world.run()) == "cold"
+        assert world.state.starts == 1
+        assert text(await world.run()) == "cold"
+        assert world.state.starts == 2
+        assert world.state.misses == {"first": 2, "rare": 1}
+
+    on_warm(test, idle_secs=0.1)
 
 
 def test_one_that_is_busy_does_not_give_way(on_warm):
@@ -472,9 +631,10 @@ def test_one_that_is_busy_does_not_give_way(on_warm):
         await world.heat(tenant="a")
         spec, task = await world.begin("hang", tenant="a")
         await world.speaking(spec)
-        assert text(await world.run(tenant="b")) == "cold"
+        for _ in range(5):
+            assert text(await world.run(tenant="b")) == "cold"
 
-        assert world.state.misses == {"first": 1, "size": 1}
+        assert world.state.misses == {"first": 1, "size": 5}
         world.cancel(spec)
         await task
 
@@ -482,6 +642,21 @@ def test_one_that_is_busy_does_not_give_way(on_warm):
 
 
 # -- the end
+
+
+def test_the_end_of_the_worker_does_not_wait_for_a_start(on_warm, tmp_path):
+    async def test(world: World) -> None:
+        assert text(await world.run()) == "cold"
+        (one,) = world.pool._kept["codex"]
+        while one.process is None:
+            await asyncio.sleep(0)
+        begun = asyncio.get_running_loop().time()
+        await world.pool.close()
+
+        assert asyncio.get_running_loop().time() - begun < 3
+        assert world.state.ends == {"shutdown": 1}
+
+    on_warm(test, start=f"slow:{tmp_path}/never")
 
 
 def test_a_killed_process_in_the_middle_of_two_runs(on_warm):

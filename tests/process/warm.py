@@ -39,7 +39,12 @@ class World:
         stage = Stage(config, folder / "clinvk", {"HOME": str(folder), "PATH": "/usr/bin:/bin"})
         self.publisher = Publisher(self.store.events)
         self.pool = Pool(
-            config, create_drivers(), stage.workspaces, packaged_version, instance="ins_1", short=lambda: self.short
+            config,
+            create_drivers(),
+            stage.workspaces,
+            lambda name: packaged_version(name, tuple(command)),
+            instance="ins_1",
+            short=lambda: self.short,
         )
         limits = {"lease_s": 30, "timeout_s": 60, "idle_s": 60, "max_output_bytes": 1 << 20, "end_grace_s": 0.5, **more}
         self.runner = Runner(

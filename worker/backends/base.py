@@ -56,10 +56,14 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
-    """How the child ended. `code` is negative for a signal; `stderr` is the end of what it wrote there."""
+    """How the child ended. `code` is negative for a signal; `stderr` is the end of what it wrote there.
+
+    `cause`: of the run's failure, where whoever kept the child has ended it for what it did; `stderr` is then why, in
+    words of ours."""
 
     code: int
     stderr: str = ""
+    cause: str = ""
 
 
 class Parser(abc.ABC):

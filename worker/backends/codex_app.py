@@ -22,6 +22,7 @@ from worker.backends.options import resolve
 from worker.backends.turns import NOTHING, content, document, image_files, is_text, transcript
 
 _OF_THE_RUN = ("TMPDIR", "TRACEPARENT", "TRACESTATE")  # variables that differ from run to run
+_KEYS = ("CODEX_API_KEY", "OPENAI_API_KEY")
 _KINDS = {"commandExecution": TOOLS[0], "fileChange": TOOLS[1], "mcpToolCall": TOOLS[2], "webSearch": TOOLS[3]}
 _WAITS = 3  # "waiting for network": it would wait for ever
 _STATUS = {
@@ -42,6 +43,18 @@ class Kind(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Kind({len(self.argv)} words)"  # there are secrets in the environment
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Files that a process has read at its start: once they change, it is of yesterday."""
+        env = dict(self.env)
+        home = env.get("CODEX_HOME") or f"{env.get('HOME', '/')}/.codex"
+        return f"{home}/auth.json", f"{home}/config.toml"
+
+    @property
+    def logged_in(self) -> bool:
+        """Whether its login is the host's, not a key in its environment."""
+        return not any(value for name, value in self.env if name in _KEYS)
 
     def launch(self, place: Place, more: Mapping[str, str]) -> Launch:
         """`more`: variables of the host, over those of the kind."""
@@ -329,4 +342,4 @@ def _status(info: Any) -> int | None:
 def _crashed(exit: Exit) -> Failure:
     tail = exit.stderr.strip()[-2000:]
     words = "the codex process that carried out this run beside others ended in the middle of it"
-    return Failure("backend_error", f"{words}. {tail}".strip(), "crashed")
+    return Failure("backend_error", f"{words}. {tail}".strip(), exit.cause or "crashed")

@@ -343,6 +343,9 @@ class AcpParser(Parser):
 
     def _failure(self, exit: Exit) -> Failure | None:
         end = self._end
+        if end is None and exit.cause:
+            words = "the gemini process that carried out this run beside others was ended in the middle of it"
+            return Failure("backend_error", f"{words}. {exit.stderr}".strip(), exit.cause)
         if end is None:
             return ended("gemini", exit.code, exit.stderr)
         if "error" in end:

@@ -32,16 +32,15 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Driver(abc.ABC):
-    """One backend's warm way; without state. All limits are defaults of `backends.<name>.warm`."""
+    """One backend's warm way; what it keeps in mind is bounded. All limits are defaults of `backends.<name>.warm`."""
 
     name: str
     least: tuple[int, ...]  # the oldest version of the CLI that is known to speak the protocol
     size = 4  # processes of this backend at most
-    reserve = 1  # free ones that are kept ready for each kind of run (`Plan.fixed`) that has come
     at_once = 64  # runs on one
     single = False  # a process serves one run; `size` of them wait for the runs that come most, while the host is calm
     recycle_after = 300
-    max_rss_mb = 700
+    max_rss_mb = 700  # of the CLI's own processes; three times as much is not waited for by its runs
     start_within_s = 20.0
 
     @abc.abstractmethod

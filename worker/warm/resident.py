@@ -3,7 +3,7 @@
 import asyncio
 import enum
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 from shared.errors import ClinvkError
 from worker import tree
@@ -58,7 +58,9 @@ class Resident:
         self.running = 0
         self.served = 0
         self.idle_since = asyncio.get_running_loop().time()
-        self.memory_bytes = 0
+        self.memory_bytes = 0  # with all below it
+        self.own_bytes = 0  # the CLI's own, without what its runs have started
+        self.cause = ""  # of the failure of the runs that were on it, where it was ended for what it did
         self.process: Process | None = None
         self.mark = tree.Mark(id, 0)
         self.wire: Wire | None = None
@@ -92,9 +94,12 @@ class Resident:
         if self.running == 0:
             self._over.set()
 
-    def condemn(self, why: str, detail: str = "") -> None:
-        """It is of no use any more, whoever is on it."""
+    def condemn(self, why: str, detail: str = "", *, cause: str = "") -> None:
+        """It is of no use any more, whoever is on it. `cause`: these runs fail of it, with the detail as their message."""
         self.why = self.why or why
+        if cause and not self.cause:
+            self.cause = cause
+            self.detail = detail
         self.detail = self.detail or detail
         if self.state is not State.DEAD:
             self.state = State.DRAINING
@@ -106,11 +111,17 @@ class Resident:
         await self._gone.wait()
 
     def look(self) -> None:
-        """How much memory it holds with all below it."""
+        """How much memory it holds."""
         if self.process is not None and self.state is not State.DEAD:
-            pids = [self.process.pid, *(seen.pid for seen in tree.below([self.process.pid]))]
-            held = memory.rss(pids)
-            self.memory_bytes = memory.pss(pids) or held if held > self._max_bytes // 2 else held
+            below = tree.below([self.process.pid])
+            known = {(seen.pid, seen.start) for seen in self.own}
+            own = [self.process.pid, *(seen.pid for seen in below if (seen.pid, seen.start) in known)]
+            self.memory_bytes = self._held([self.process.pid, *(seen.pid for seen in below)])
+            self.own_bytes = self._held(own) if len(own) <= len(below) else self.memory_bytes
+
+    def _held(self, pids: Sequence[int]) -> int:
+        held = memory.rss(pids)
+        return memory.pss(pids) or held if held > self._max_bytes // 2 else held
 
     # -- its life
 
@@ -134,7 +145,11 @@ class Resident:
             self.process = None
             if self.wire is not None:
                 # What it has written to stderr may be of other runs, and for none of several is it an end in good order.
-                shared = Exit(code=exit.code if exit.code < 0 else _ENDED)
+                shared = Exit(
+                    code=exit.code if exit.code < 0 else _ENDED,
+                    stderr=self.detail if self.cause else "",
+                    cause=self.cause,
+                )
                 self.wire.end(exit if self.driver.single else shared)
             take_back(launch)
             self._gone.set()
@@ -143,8 +158,10 @@ class Resident:
         self.wire = wire = self.driver.connect(process)
         reading = asyncio.create_task(wire.read(), name=f"read-{self.id}")
         living = asyncio.create_task(self._greeted(process), name=f"greet-{self.id}")
+        over = asyncio.create_task(self._over.wait(), name=f"over-{self.id}")  # also while it is greeted
+        tasks = {reading, living, over}
         try:
-            await asyncio.wait({reading, living}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if reading.done():
                 error = reading.exception()
                 if error is None:
@@ -157,9 +174,9 @@ class Resident:
                 process.stdin.end()
                 await asyncio.wait({reading}, timeout=_LEAVE_S)
         finally:
-            for task in (reading, living):
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait({reading, living})
+            await asyncio.wait(tasks)
         await process.end(grace_s=0, fast=True)
         return await process.wait()
 

@@ -234,6 +234,15 @@ def test_a_record_counts_what_each_of_the_model_s_words_has_cost():
     assert acp.record(data) == acp.Record(Usage(200, 14, 14, 4), complete=True)
 
 
+def test_a_process_that_was_ended_for_what_it_did_says_so():
+    parser = acp.AcpParser(None)
+    _, outcome = parser.finish(Exit(code=-9, stderr="it held 900 MB, 100 were its limit", cause="out_of_memory"))
+
+    assert outcome.failure is not None
+    assert (outcome.failure.code, outcome.failure.cause) == ("backend_error", "out_of_memory")
+    assert "it held 900 MB" in outcome.failure.message
+
+
 def test_what_a_resident_is_started_with_shows_no_key_and_no_prompt():
     made = acp.fixed(
         acp.Way(system="be a pirate"),

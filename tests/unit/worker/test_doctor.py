@@ -7,6 +7,7 @@ import pytest
 
 from shared.config import BackendConfig, Config, Server
 from shared.host import BackendState, Instance, Readiness
+from shared.warm import WarmState
 from worker import doctor
 from worker.doctor import RedisFacts
 
@@ -58,7 +59,7 @@ def test_what_is_wrong_with_redis_is_named_with_what_to_do(about, state, given):
 def test_the_fleet_speaks_for_itself():
     states = (
         BackendState(name="claude", readiness=Readiness.READY, version="2.1"),
-        BackendState(name="codex", readiness=Readiness.NOT_LOGGED_IN, reason="log in there"),
+        BackendState(name="codex", readiness=Readiness.NOT_LOGGED_IN, reason="log in there", warm=WarmState()),
     )
     one = Instance(id="i", host="h1", pid=1, version="0", started_at=0, slots=8, backends=states)
 
@@ -66,6 +67,21 @@ def test_the_fleet_speaks_for_itself():
 
     assert (found["h1 claude"].state, found["h1 claude"].found) == ("ok", "ready 2.1")
     assert (found["h1 codex"].state, found["h1 codex"].advice) == ("warning", "log in there")
+    assert "warm" not in found["h1 codex"].found, "it would serve nobody"
+
+
+@pytest.mark.parametrize(
+    ("warm", "says"),
+    [
+        (WarmState(kept=2, hits=7), "ready 2.1, warm: 2 kept, 7 runs on them"),
+        (WarmState(cold_because="it is too old"), "ready 2.1, warm: 0 kept, 0 runs on them, cold: it is too old"),
+    ],
+)
+def test_the_fleet_says_what_it_keeps_warm_and_why_it_does_not(warm, says):
+    states = (BackendState(name="codex", readiness=Readiness.READY, version="2.1", warm=warm),)
+    one = Instance(id="i", host="h1", pid=1, version="0", started_at=0, slots=8, backends=states)
+
+    assert judged(fleet=[one])["h1 codex"].found == says
 
 
 def test_a_login_is_a_variable_or_a_file_and_is_never_shown(tmp_path):

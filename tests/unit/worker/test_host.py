@@ -84,6 +84,25 @@ def test_what_is_taken_follows_the_clis_as_they_come_and_go(tmp_path):
     assert world.hosts.slots == {"codex": 0, "codex@h": 0}
 
 
+def test_an_upgraded_cli_has_its_new_version_at_the_next_look(tmp_path):
+    world = World(tmp_path)
+    assert world.host.version("codex") == ""
+    world.install()
+    assert world.host.version("codex") is None, "nobody has asked it yet"
+    world.look()
+    assert world.host.version("codex") == "1.2.3"
+
+    world.cli.with_suffix(".new").write_text("#!/bin/sh\necho codex 10.20.30\n")
+    world.cli.with_suffix(".new").chmod(0o755)
+    world.cli.with_suffix(".new").rename(world.cli)
+    assert world.host.version("codex") is None
+    world.look()
+
+    assert world.host.version("codex") == "10.20.30"
+    assert world.hosts.instance is not None
+    assert world.hosts.instance.backends[0].version == "10.20.30"
+
+
 def test_it_is_known_what_is_taken_though_it_cannot_be_announced(tmp_path):
     world = World(tmp_path)
     world.install()

@@ -12,7 +12,7 @@ IDLE_S = 600.0
 def asked(*keys: str, step_s: float = 1.0) -> tuple[Reserve, float]:
     reserve = Reserve()
     for number, key in enumerate(keys):
-        reserve.ask(key, f"{key}!", number * step_s)
+        reserve.ask(key, number * step_s)
     return reserve, len(keys) * step_s
 
 
@@ -23,9 +23,8 @@ def test_nothing_is_kept_before_something_was_asked_for():
 def test_a_first_of_its_kind_is_known_as_one():
     reserve = Reserve()
 
-    assert reserve.ask("a", 1, 0.0) is False
-    assert reserve.ask("a", 1, 1.0) is True
-    assert reserve.fixed("a") == 1
+    assert reserve.ask("a", 0.0) is False
+    assert reserve.ask("a", 1.0) is True
 
 
 def test_one_kind_has_all_and_several_have_one_each_first():
