@@ -22,7 +22,7 @@ from api.embedded import Family
 from api.hangup import Hangups
 from api.keys import Key, Keyring
 from api.layers import is_local
-from api.listening import PortTaken, bind, why
+from api.listening import PortTaken, bind, listen
 from api.rotation import Reading, Rotation
 from shared import log, memory, spans
 from shared.config import Config
@@ -50,14 +50,11 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Raises: OSError where somebody else listens; _NotStarted where the application does not start, as logged."""
+        """Raises: _NotStarted where the application does not start, as logged."""
         try:
             await super().startup(sockets)
         except SystemExit as ended:  # which in a task would tear down the loop under the children
             raise _NotStarted from ended
-        except OSError:
-            await self.lifespan.shutdown()
-            raise
 
 
 def serve(argv: Sequence[str]) -> int:
@@ -165,6 +162,7 @@ async def _serve(
         await _reach_store(config.redis.url or "")
         _raise_file_limit()  # once the children have been started, to whom it is not given
         tracing = spans.create("clinvk-api", os.environ)
+        listen(sockets, config.server.host, config.server.port)  # uvloop would not say that it cannot
         app = create_app(config, keys[0], loaded.home, keys[1], tracing)
         server = _Server(
             uvicorn.Config(
@@ -247,8 +245,6 @@ async def _watched(
         await serving
     except _NotStarted:
         code = 1
-    except OSError as error:  # two may bind a port at the same time, and one of them listens
-        raise why(error, config.server.host, config.server.port) from error
     return code if server.started else 1
 
 

@@ -3,9 +3,11 @@
 import errno
 import os
 import socket
+from collections.abc import Sequence
 
 from shared.errors import ConfigError
 
+_WAITING = 2048  # as uvicorn has it
 _ABSENT = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
@@ -38,10 +40,19 @@ def bind(host: str, port: int) -> list[socket.socket]:
                 continue
             for one in bound:
                 one.close()
-            raise why(error, host, port) from error
+            raise _why(error, host, port) from error
     if absent is not None and not bound:
-        raise why(absent, host, port) from absent
+        raise _why(absent, host, port) from absent
     return bound
+
+
+def listen(sockets: Sequence[socket.socket], host: str, port: int) -> None:
+    """From now on callers wait for who accepts them. Raises: PortTaken: two may bind a port before either listens."""
+    try:
+        for one in sockets:
+            one.listen(_WAITING)
+    except OSError as error:
+        raise _why(error, host, port) from error
 
 
 def _bound(family: int, kind: int, proto: int, address: object) -> socket.socket:
@@ -58,7 +69,7 @@ def _bound(family: int, kind: int, proto: int, address: object) -> socket.socket
     return one
 
 
-def why(error: OSError, host: str, port: int) -> Exception:
+def _why(error: OSError, host: str, port: int) -> Exception:
     """What an attempt to listen failed of."""
     if error.errno == errno.EADDRINUSE:
         return PortTaken(host, port)

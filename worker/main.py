@@ -56,7 +56,7 @@ from worker.warm.calm import Calm
 from worker.warm.drivers import create_drivers
 from worker.warm.pool import Pool
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("worker.main")  # which is started as __main__
 
 _BEAT_S = 0.5
 _AGAIN_S = 1.0  # before Celery is started again in a process that carries out runs

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from api.listening import PortTaken, bind
+from api.listening import PortTaken, bind, listen
 from shared.errors import ConfigError
 
 
@@ -27,3 +27,15 @@ def test_a_port_that_is_taken_is_no_wrong_configuration_and_named():
 def test_an_address_that_is_not_this_machines_is(host):
     with pytest.raises(ConfigError, match=r"cannot listen on .*server.host"):
         bind(host, 0)
+
+
+def test_of_two_that_have_bound_a_port_one_listens_and_the_other_is_told():
+    (one,) = bind("127.0.0.1", 0)
+    port = one.getsockname()[1]
+    (other,) = bind("127.0.0.1", port)
+
+    with one, other:
+        listen([one], "127.0.0.1", port)
+
+        with pytest.raises(PortTaken):
+            listen([other], "127.0.0.1", port)
