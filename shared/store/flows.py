@@ -23,7 +23,7 @@ class Flows:
     def __init__(self, scripts: Scripts, runs: Runs) -> None:
         self._scripts = scripts
         self._redis = scripts.redis
-        self._lists = Lists(scripts.redis)
+        self._lists = Lists(scripts)
         self._runs = runs
 
     async def add(

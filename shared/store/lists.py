@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from shared import names
-from shared.redis import Redis, text
+from shared.redis import Scripts, text
 
 _LOOKED_AT = 10_000  # the newest, of which those in one state are picked
 _AT_ONCE = 1_000
@@ -22,8 +21,9 @@ class Listed(msgspec.Struct, frozen=True):
 class Lists:
     """Sorted sets of ids by a time. What comes or goes between two round trips moves a page, as it does between two pages."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+        self._redis = scripts.redis
 
     async def page(self, lists: Sequence[str], *, limit: int, offset: int) -> tuple[list[Listed], int]:
         """The newest first, and how many there are in all."""
@@ -53,8 +53,8 @@ class Lists:
         picked: list[Listed] = []
         for start in range(0, len(newest), _AT_ONCE):
             part = newest[start : start + _AT_ONCE]
-            states = await self._redis.all([("HGET", names.run(one.id), "status") for one in part])
-            picked += [one for one, state in zip(part, states, strict=True) if state == status.encode()]
+            places = await self._scripts("in_state", status, *[one.id for one in part])
+            picked += [part[int(place) - 1] for place in places]
         return picked[offset : offset + limit], len(picked)
 
     async def drop(self, gone: Sequence[Listed]) -> None:
@@ -64,10 +64,7 @@ class Lists:
 
     async def _count(self, lists: Sequence[str], after_ms: int | None) -> int:
         """How many there are, or how many that are newer than this."""
-        if not lists:
-            return 0
-        after = "-inf" if after_ms is None else f"({after_ms}"
-        return sum(await self._redis.all([("ZCOUNT", name, after, "+inf") for name in lists]))
+        return int(await self._scripts("newer", "-inf" if after_ms is None else f"({after_ms}", *lists))
 
     async def _cut(self, lists: Sequence[str], rank: int, low: int, high: int) -> int:
         """The time of the entry that so many are before: the earliest that no more than `rank` are newer than."""

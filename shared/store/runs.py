@@ -137,7 +137,7 @@ class Runs:
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
         self._redis = scripts.redis
-        self._lists = Lists(scripts.redis)
+        self._lists = Lists(scripts)
 
     async def add(
         self,

@@ -62,7 +62,7 @@ class Sessions:
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
         self._redis = scripts.redis
-        self._lists = Lists(scripts.redis)
+        self._lists = Lists(scripts)
 
     async def get(self, tenant: str | None, id: str) -> Session | None:
         """None for another tenant's; without a tenant whosever it is."""

@@ -30,7 +30,7 @@ def test_every_page_is_what_reading_all_would_give(on_store, tenants, entries, t
         lists, wanted = await filled(store, tenants=tenants, entries=entries, times=times)
 
         for limit, offset in ((10, 0), (7, 13), (1, entries - 1), (1000, 0), (10, entries // 2), (5, entries - 2)):
-            page, total = await Lists(store.redis).page(lists, limit=limit, offset=offset)
+            page, total = await Lists(store.scripts).page(lists, limit=limit, offset=offset)
 
             assert [one.id for one in page] == wanted[offset : offset + limit]
             assert total == entries
@@ -42,9 +42,9 @@ def test_beyond_the_end_and_of_nothing_there_is_nothing(on_store):
     async def test(store: Store) -> None:
         lists, _ = await filled(store, tenants=3, entries=9, times=100)
 
-        assert await Lists(store.redis).page(lists, limit=5, offset=9) == ([], 9)
-        assert await Lists(store.redis).page([], limit=5, offset=0) == ([], 0)
-        assert await Lists(store.redis).page([names.runs("nobody")], limit=5, offset=0) == ([], 0)
+        assert await Lists(store.scripts).page(lists, limit=5, offset=9) == ([], 9)
+        assert await Lists(store.scripts).page([], limit=5, offset=0) == ([], 0)
+        assert await Lists(store.scripts).page([names.runs("nobody")], limit=5, offset=0) == ([], 0)
 
     on_store(test)
 
@@ -54,7 +54,7 @@ def test_those_in_one_state_are_listed_and_counted(on_store):
         lists, wanted = await filled(store, tenants=4, entries=70, times=10**6)
         failed = [id for id in wanted if int(id[-5:]) % 7 == 0]
 
-        page, total = await Lists(store.redis).in_state(lists, "failed", limit=3, offset=2)
+        page, total = await Lists(store.scripts).in_state(lists, "failed", limit=3, offset=2)
 
         assert [one.id for one in page] == failed[2:5]
         assert total == len(failed) == 10
