@@ -12,6 +12,7 @@ from litestar import Response, get
 from litestar.exceptions import NotFoundException
 
 from api.deprecation import TABLE, Deprecated, words
+from api.openapi_headers import Kind, components, kind_of, of_health, of_refusal, of_success
 from api.openapi_routes import EVENTS, OPERATIONS, Operation
 from api.openapi_schemas import ref, schemas
 
@@ -38,7 +39,7 @@ _WORDS = {
 _ALWAYS = (400, 403, 408, 429, 431, 500, 503)
 
 
-def _answers(operation: Operation) -> dict[str, Any]:
+def _answers(operation: Operation, row: Deprecated | None) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if operation.answer:
         content["application/json"] = {"schema": ref(operation.answer)}
@@ -46,29 +47,50 @@ def _answers(operation: Operation) -> dict[str, Any]:
         content["application/x-ndjson"] = {"schema": {"description": "One object a line: " + EVENTS}}
     if operation.streams in ("sse", "both"):
         content["text/event-stream"] = {"schema": ref("ServerSentEvent")}
-    answers: dict[str, Any] = {"200": {"description": operation.description or operation.summary, "content": content}}
+    words = operation.description or operation.summary
+    answers: dict[str, Any] = {
+        "200": {"description": words, "headers": of_success(operation, 200, row), "content": content}
+    }
     if operation.accepted:
         accepted = {"application/json": {"schema": ref(operation.accepted)}}
-        answers["202"] = {"description": "Accepted, or ending.", "content": accepted}
-    problem = {"application/problem+json": {"schema": ref("Problem")}}
-    encoded = (415,) if operation.method == "post" else ()
-    for status in sorted({*_ALWAYS, *operation.also, *encoded, *(() if operation.is_open else (401,))}):
-        answers[str(status)] = {"description": _WORDS[status], "content": problem}
+        told = of_success(operation, 202, row)
+        answers["202"] = {"description": "Accepted, or ending.", "headers": told, "content": accepted}
+    kind = kind_of(operation)
+    for status in _refusals(operation):
+        shared = {"$ref": f"#/components/responses/{status}-{kind}"}
+        answers[str(status)] = shared if row is None else _refusal(status, kind, row)
     if operation.answer in ("Health", "Probe"):
-        told = {"application/json": {"schema": ref(operation.answer)}}
-        answers["503"] = {"description": "unhealthy, or unready", "content": told}
+        health = {"application/json": {"schema": ref(operation.answer)}}
+        answers["503"] = {"description": "unhealthy, or unready", "headers": of_health(), "content": health}
     return answers
+
+
+def _refusals(operation: Operation) -> list[int]:
+    encoded = (415,) if operation.method == "post" else ()
+    return sorted({*_ALWAYS, *operation.also, *encoded, *(() if operation.is_open else (401,))})
+
+
+def _refusal(status: int, kind: Kind, row: Deprecated | None = None) -> dict[str, Any]:
+    problem = {"application/problem+json": {"schema": ref("Problem")}}
+    return {"description": _WORDS[status], "headers": of_refusal(status, kind, row), "content": problem}
+
+
+def _shared() -> dict[str, Any]:
+    """All of `components.responses`: most routes refuse alike."""
+    kinds = sorted({(status, kind_of(one)) for one in OPERATIONS for status in _refusals(one)})
+    return {f"{status}-{kind}": _refusal(status, kind) for status, kind in kinds}
 
 
 def _described(operation: Operation, table: Mapping[tuple[str, str], Deprecated] = TABLE) -> dict[str, Any]:
     path = operation.path
+    row = table.get((operation.method.upper(), path))
     told: dict[str, Any] = {
         "operationId": operation.id,
         "summary": operation.summary,
         "tags": [
             "OpenAI" if path.startswith("/openai") else "Anthropic" if path.startswith("/anthropic") else "native"
         ],
-        "responses": _answers(operation),
+        "responses": _answers(operation, row),
     }
     if operation.description:
         told["description"] = operation.description
@@ -82,7 +104,7 @@ def _described(operation: Operation, table: Mapping[tuple[str, str], Deprecated]
         told["requestBody"] = {"required": True, "content": {"application/json": {"schema": ref(operation.body)}}}
     if operation.is_open:
         told["security"] = []
-    if (row := table.get((operation.method.upper(), path))) is not None:
+    if row is not None:
         told["deprecated"] = True
         told["description"] = " ".join(filter(None, (told.get("description", ""), words(row))))
     return told
@@ -111,6 +133,8 @@ def document() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas(),
+            "headers": components(),
+            "responses": _shared(),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},

@@ -36,8 +36,9 @@ def _query(name: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "query", "required": False, "description": text, "schema": schema}
 
 
-def _header(name: str, text: str) -> dict[str, Any]:
-    return {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+def _header(name: str, text: str, **schema: Any) -> dict[str, Any]:
+    told = {"type": "string"} | schema
+    return {"name": name, "in": "header", "required": False, "description": text, "schema": told}
 
 
 def _page(most: int, default: int) -> tuple[dict[str, Any], ...]:
@@ -51,6 +52,10 @@ def _one_of(*values: str) -> dict[str, Any]:
 
 
 _AFTER = (_query("after", "The sequence behind which to begin; or Last-Event-ID.", COUNT | {"maximum": 2**53}),)
+_FOLLOW = (
+    *_AFTER,
+    _header("Last-Event-ID", "As `after`: the id of the last event that was seen.", pattern="^[0-9]{1,15}$"),
+)
 _KEY = (_header("Idempotency-Key", "The same request with the same key, for 24 h, is the same run."),)
 _SESSIONS = (
     _query("backend", "Those of one backend.", _one_of(*BACKEND_NAMES)),
@@ -76,6 +81,18 @@ _AUDIT = (
     ),
 )
 _ERASE = (_query("erase", "Leave nothing of it: docs/api-keys.md.", {"type": "boolean", "default": False}),)
+_DETACHED = (
+    *_KEY,
+    _header("Prefer", "Not to wait for its end; anything else is ignored (RFC 7240).", enum=["respond-async"]),
+)
+_RESUMED = (
+    *_KEY,
+    _header(
+        "Last-Event-ID",
+        "With `stream`: go on behind this event of an earlier stream, of the same request.",
+        pattern="^run_[0-9a-z-]{1,60}:[0-9]{1,15}$",
+    ),
+)
 _ASYNC = "JSON when all has ended; with Prefer: respond-async 202 and a Location; SSE with Accept: text/event-stream."
 _PROMPT = (
     "JSON by default; NDJSON with output_format stream-json; SSE with Accept: text/event-stream; 202 with Prefer: "
@@ -95,7 +112,7 @@ OPERATIONS = (
         "PromptBody",
         "both",
         "RunView",
-        _KEY,
+        _DETACHED,
         _PROMPT,
     ),
     Operation(
@@ -128,7 +145,7 @@ OPERATIONS = (
         "",
         (404, 410),
         streams="both",
-        parameters=_AFTER,
+        parameters=_FOLLOW,
         description=EVENTS,
     ),
     Operation("get", _V1 + "/backends", "list-backends", "The backends of the live fleet", "BackendList"),
@@ -142,7 +159,7 @@ OPERATIONS = (
         "ParallelBody",
         "sse",
         "Flow",
-        _KEY,
+        _DETACHED,
         _ASYNC,
     ),
     Operation(
@@ -155,7 +172,7 @@ OPERATIONS = (
         "ChainBody",
         "sse",
         "Flow",
-        _KEY,
+        _DETACHED,
         _ASYNC,
     ),
     Operation(
@@ -168,7 +185,7 @@ OPERATIONS = (
         "CompareBody",
         "sse",
         "Flow",
-        _KEY,
+        _DETACHED,
         _ASYNC,
     ),
     Operation(
@@ -200,7 +217,7 @@ OPERATIONS = (
         "",
         (404, 410),
         streams="both",
-        parameters=_AFTER,
+        parameters=_FOLLOW,
         description="{lane, run_id, event} for each event of a run.",
     ),
     Operation(
@@ -225,7 +242,7 @@ OPERATIONS = (
         "ResumeBody",
         "both",
         "RunView",
-        _KEY,
+        _DETACHED,
         _PROMPT,
     ),
     Operation(
@@ -261,7 +278,7 @@ OPERATIONS = (
         (*_CARRIED_OUT, 410),
         "ChatBody",
         "sse",
-        parameters=_KEY,
+        parameters=_RESUMED,
     ),
     Operation("get", _OPENAI + "/models", "list-models", "Models that some live worker can run", "ModelList"),
     Operation("get", _OPENAI + "/models/{name}", "get-model", "One model", "Model", (404,)),
@@ -304,7 +321,7 @@ OPERATIONS = (
         (*_CARRIED_OUT, 410),
         "MessagesBody",
         "sse",
-        parameters=_KEY,
+        parameters=_RESUMED,
     ),
     Operation(
         "post",
