@@ -4,15 +4,18 @@ import contextlib
 import os
 import re
 import shutil
-from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.pages import one
 from tests.redis_ways import Certificates, TlsFront, Watched
 from tests.system.service import Service, ended, prompt, stream, submit, until, whole
 
 pytestmark = pytest.mark.processes
+
+RIGHTS = one("docs/redis.md", "redis")
+CLAIMED = {RIGHTS.claim}
 
 
 @contextlib.contextmanager
@@ -87,9 +90,7 @@ def test_a_server_that_is_not_proven_or_does_not_know_us_stops_the_start(certifi
 
 def rights() -> str:
     """As docs/redis.md prints them."""
-    page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
-    (printed,) = re.findall(r"^ACL SETUSER clinvk on >PASSWORD (.*?)\n```", page, flags=re.MULTILINE | re.DOTALL)
-    return printed.replace("\\\n", " ")
+    return RIGHTS.text.removeprefix("ACL SETUSER clinvk on >PASSWORD ").replace("\\\n", " ")
 
 
 def test_an_acl_user_with_the_printed_rights_is_enough_and_may_do_nothing_else():

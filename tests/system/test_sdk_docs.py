@@ -1,11 +1,11 @@
 """The examples of docs/clients run as they are printed."""
 
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from tests.pages import blocks
 from tests.system import clis
 from tests.system.sdks.examples import PRINTED, run_example
 from tests.system.sdks.suite import text_of
@@ -14,7 +14,7 @@ from tests.system.sdks.world import speaking
 pytestmark = pytest.mark.processes
 
 PAGES = Path(__file__).parents[2] / "docs" / "clients"
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CODEX = "docs/clients/codex-cli.md"
 KINDS = {"python": "py", "js": "mjs", "bash": "sh", "go": "go"}
 RUNTIMES = {
     "openai-python": ("python/openai1", "python/openai2", "python/openai3"),
@@ -40,14 +40,17 @@ class Example(NamedTuple):
 def examples() -> list[Example]:
     found = []
     for page, runtimes in RUNTIMES.items():
-        blocks = BLOCK.findall((PAGES / f"{page}.md").read_text())
-        for number, (language, code) in enumerate(blocks):
-            of_python = language == "python"
+        for block in blocks(f"docs/clients/{page}.md"):
+            of_python = block.kind == "python"
             found += [
-                Example(page, KINDS[language], runtime, number, code)
+                Example(page, KINDS[block.kind], runtime, block.number, block.text)
                 for runtime in (runtimes if of_python else runtimes[:1])
             ]
     return found
+
+
+CLAIMED = {(f"docs/clients/{example.page}.md", example.number) for example in examples()}
+CLAIMED |= {block.claim for block in blocks(CODEX) if block.kind in ("toml", "bash")}
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +69,12 @@ def test_an_example_of_a_page_runs_as_printed(world, tmp_path, example):
 
 def test_codex_speaks_to_the_service_as_its_page_says(world, tmp_path):
     (command,) = clis.command("codex")
-    blocks = dict(BLOCK.findall((PAGES / "codex-cli.md").read_text()))
+    found = {block.kind: block.text for block in blocks(CODEX)}
     (tmp_path / ".codex").mkdir()
-    (tmp_path / ".codex" / "config.toml").write_text(PRINTED.sub(world.base, blocks["toml"]))
+    (tmp_path / ".codex" / "config.toml").write_text(PRINTED.sub(world.base, found["toml"]))
     path = f"{Path(command).parent}:/usr/local/bin:/usr/bin:/bin"
 
-    status, said = run_example(blocks["bash"], "sh", "node", world.base, tmp_path, PATH=path)
+    status, said = run_example(found["bash"], "sh", "node", world.base, tmp_path, PATH=path)
 
     assert status == 0, said
     assert text_of(8).strip() in said
