@@ -157,6 +157,8 @@ class Connection(HttpToolsProtocol):
             return
         self._in_body = False
         self._reading_since = None
+        if self._answering == 0:  # it was answered before it had come whole
+            self._idle_since = self.loop.time()
         super().on_message_complete()
 
     # -- writing
@@ -166,7 +168,7 @@ class Connection(HttpToolsProtocol):
         now = self.loop.time()
         if self._reading_since is None:
             self._idle_since = now if self._answering == 0 else None
-        elif not self._in_body:  # the next request's time begins when it can be served
+        else:  # the next request's time begins when it can be served; the rest of one that was refused unread has as long
             self._reading_since = now
         super().on_response_complete()
         if self._in_body and self.expect_100_continue and self._body == 0:
@@ -191,6 +193,11 @@ class Connection(HttpToolsProtocol):
             if now >= self._reading_since + limits.read_s:
                 self._refuse(408, f"the request did not come whole within {limits.read_s:g} s")
                 wake = now + _LINGER_S
+            else:
+                wake = min(wake, self._reading_since + limits.read_s)
+        elif self._in_body and self._answering == 0 and self._reading_since is not None:
+            if now >= self._reading_since + limits.read_s:  # it has its answer, and goes on sending
+                self.transport.close()
             else:
                 wake = min(wake, self._reading_since + limits.read_s)
         elif self._idle_since is not None:

@@ -1,5 +1,6 @@
 """Slow, broken and hostile clients against the real server: each gets a clear answer or none, and harms nobody."""
 
+import contextlib
 import gzip
 import json
 import socket
@@ -320,27 +321,71 @@ def test_a_packed_body_is_415_and_its_connection_still_serves(base):
         assert client.get("/livez").status_code == 200
 
 
-def test_a_body_without_a_length_is_413_as_soon_as_it_is_too_large_and_takes_no_memory(service, base):
-    def resident() -> int:
-        return int(Path(f"/proc/{service.apis[0][0].pid}/statm").read_text().split()[1]) * 4096
+def test_a_body_without_a_length_is_413_while_it_still_comes_and_takes_no_memory_however_much_follows():
+    limit, connections = 2_000_000, 10
+    chunk = b"10000\r\n" + b"a" * 0x10000 + b"\r\n"
+    with (
+        serving(workers=0, CLINVK_SERVER__MAX_REQUEST_BODY_BYTES=str(limit)) as service,
+        contextlib.ExitStack() as stack,
+    ):
 
-    prompt(base, "warm")
-    before = resident()
-    wires = [Wire(base) for _ in range(20)]
-    try:
+        def resident() -> int:
+            return int(Path(f"/proc/{service.apis[0][0].pid}/statm").read_text().split()[1]) * 4096
+
+        base = service.apis[0][1]
+        before = most = resident()
+        wires = [stack.enter_context(Wire(base)) for _ in range(connections)]
         for wire in wires:
             wire.say(b"POST /api/v1/prompt HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
-        chunk = b"10000\r\n" + b"a" * 0x10000 + b"\r\n"
-        for _ in range(100):  # 6.5 MB each
-            for wire in wires:
-                wire.say(chunk)
+            wire.say(chunk * (limit // 0x10000 + 1))  # a little more than the limit, and no end
         answers = [wire.answer() for wire in wires]
-    finally:
-        for wire in wires:
-            wire.socket.close()
+        for _ in range(30):
+            for wire in wires:
+                wire.say(chunk * 5)
+            most = max(most, resident())
 
-    assert {status for status, _, _ in answers} == {413}
-    assert resident() - before < 20 * 5_000_000 * 1.5  # what 20 bodies below the limit take, whatever is sent
+    assert {(status, json.loads(body)["error"]["code"]) for status, _, body in answers} == {(413, "request_too_large")}
+    assert 30 * 5 * 0x10000 * connections > limit * connections * 4  # what was sent after that
+    assert most - before < limit * connections * 2
+
+
+@pytest.mark.parametrize("more", [0, 1, 1000], ids=["nothing more", "one byte more", "bytes without end"])
+def test_who_is_refused_before_its_body_has_come_cannot_hold_the_connection(base, more):
+    with Wire(base) as wire:
+        wire.say(post(PROMPT, 5_000_001))
+        assert wire.answer()[0] == 413
+        begun = time.monotonic()
+        wire.socket.settimeout(0.1)
+        closed = False
+        while not closed and took(begun) < 10:
+            try:
+                if more:
+                    wire.say(b" ")
+                    more -= 1
+                closed = wire.socket.recv(10) == b""
+            except TimeoutError:
+                pass
+            except (BrokenPipeError, ConnectionResetError):
+                closed = True
+
+    assert closed
+    assert READ_S * 0.9 < took(begun) < READ_S + 2
+
+
+def test_who_is_refused_and_then_sends_its_body_whole_may_ask_again_and_is_idle_after_that(base):
+    with Wire(base) as wire:
+        wire.say(post(PROMPT, 5_000_001))
+        first = wire.answer()[0]
+        wire.say(b" " * 5_000_001 + GET)
+        second = wire.answer()[0]
+        wire.say(post(PROMPT, 5_000_001))
+        third = wire.answer()[0]
+        wire.say(b" " * 5_000_001)
+        begun = time.monotonic()
+        assert wire.rest() == b""
+
+    assert [first, second, third] == [413, 200, 413]
+    assert IDLE_S * 0.9 < took(begun) < IDLE_S + 2
 
 
 def test_who_waits_for_permission_to_send_its_body_is_refused_without_sending_it(base):
