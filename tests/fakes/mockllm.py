@@ -3,8 +3,9 @@
 A directive `[[mock:KIND key=value …]]` in the last user text that has one says what to answer:
 
   text    n pieces (5) with ms between them (0); size: bytes of each; as the default when there is no directive
-  think   three thoughts, then text
+  think   three thoughts, then text; parts: of a summary that openai makes of them (1)
   tool    one shell command (cmd, with + for blanks), and when its result is there, text
+  call    any other tool (tool), with what else stands there as its arguments; of gemini alone
   status  code=401|404|429|500 …
   drop    three pieces, then the connection is cut
   eof     three pieces, then the body ends without the vendor's final event
@@ -166,6 +167,7 @@ class _OpenAI:
         self.number = -1
         self.items: list[dict[str, Any]] = []
         self.thoughts = 0
+        self.parts = request.number("parts", 1)
 
     def _response(self, status: str, **more: Any) -> dict[str, Any]:
         made = {"id": "resp_mock", "object": "response", "created_at": 1, "status": status, "model": self.model}
@@ -181,7 +183,8 @@ class _OpenAI:
     def _item(self, item: dict[str, Any], middle: list[bytes]) -> list[bytes]:
         index = len(self.items)
         self.items.append(item)
-        begin = {**item, "status": "in_progress"} | ({"content": []} if item["type"] == "message" else {})
+        empty = {"message": {"content": []}, "reasoning": {"summary": []}}.get(item["type"], {})
+        begin = {**item, "status": "in_progress"} | empty
         return [
             self._event("response.output_item.added", output_index=index, item=begin),
             *middle,
@@ -190,8 +193,19 @@ class _OpenAI:
 
     def think(self, pieces: list[str]) -> list[bytes]:
         self.thoughts = len(pieces)
-        summary = [{"type": "summary_text", "text": "".join(pieces)}]
-        return self._item({"id": "rs_1", "type": "reasoning", "summary": summary, "encrypted_content": "bW9jaw=="}, [])
+        whole = {"type": "summary_text", "text": "".join(pieces)}
+        middle = []
+        for index in range(self.parts):
+            more = {"item_id": "rs_1", "output_index": len(self.items), "summary_index": index}
+            head = "response.reasoning_summary_"
+            middle += [
+                self._event(head + "part.added", part={**whole, "text": ""}, **more),
+                *(self._event(head + "text.delta", delta=piece, **more) for piece in pieces),
+                self._event(head + "text.done", text=whole["text"], **more),
+                self._event(head + "part.done", part=whole, **more),
+            ]
+        item = {"id": "rs_1", "type": "reasoning", "summary": [whole] * self.parts, "encrypted_content": "bW9jaw=="}
+        return self._item(item, middle)
 
     def text(self, pieces: list[str]) -> list[bytes]:
         more = {"item_id": "msg_1", "output_index": len(self.items), "content_index": 0}
@@ -238,9 +252,11 @@ class _Gemini:
         return [self._chunk([{"text": piece}]) for piece in pieces]
 
     def tool(self, command: str, _: list[str]) -> list[bytes]:
+        return self.call("run_shell_command", {"command": command, "description": "run"})
+
+    def call(self, name: str, args: dict[str, str]) -> list[bytes]:
         self.said = 1
-        call = {"name": "run_shell_command", "args": {"command": command, "description": "run"}}
-        return [self._chunk([{"functionCall": call, "thoughtSignature": "bW9jaw=="}])]
+        return [self._chunk([{"functionCall": {"name": name, "args": args}, "thoughtSignature": "bW9jaw=="}])]
 
     def end(self, _: str, count: int) -> bytes:  # it counts for itself
         return self._chunk([{"text": ""}], "STOP")
@@ -303,7 +319,7 @@ class MockLLM:
         assert task is not None
         self._clients.add(task)
         task.add_done_callback(self._clients.discard)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while await self._serve(reader, writer):
                 pass
         writer.close()
@@ -348,6 +364,10 @@ class MockLLM:
         events = [api.start()]
         if request.kind == "tool" and not request.answered:
             events += api.tool(request.args.get("cmd", "echo+hello-from-tool").replace("+", " "), request.tools)
+            reason = "tool"
+        elif request.kind == "call" and isinstance(api, _Gemini) and not request.answered:
+            args = dict(request.args)
+            events += api.call(args.pop("tool"), args)
             reason = "tool"
         elif request.kind == "json":
             value = request.args.get("value", '{"a":"b"}')

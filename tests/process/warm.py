@@ -1,9 +1,10 @@
-"""A runner with a pool over one store; codex is tests/fakes/appserver.py."""
+"""A runner with a pool over one store; codex is tests/fakes/appserver.py, gemini tests/fakes/acp.py."""
 
 import asyncio
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,37 @@ from worker.stage import Stage
 from worker.warm.drivers import create_drivers
 from worker.warm.pool import Pool
 
-_FAKE = Path(__file__).parents[1] / "fakes" / "appserver.py"
+_FAKES = Path(__file__).parents[1] / "fakes"
+_CLIS = {"codex": ("appserver.py", "@openai/codex", "0.169.0"), "gemini": ("acp.py", "@google/gemini-cli", "0.61.0")}
 
 
 class World:
-    def __init__(self, url: str, folder: Path, *, version: str = "0.169.0", start: str = "", **more: Any) -> None:
+    def __init__(
+        self,
+        url: str,
+        folder: Path,
+        *,
+        backend: str = "codex",
+        version: str | None = None,
+        start: str = "",
+        env: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> None:
         self.folder = folder
+        self.backend = backend
+        file, package, known = _CLIS[backend]
+        version = known if version is None else version
         warm = {name: more.pop(name) for name in Warm.__struct_fields__ if name in more}
         self.short = False
         cli = folder / "cli"
         cli.mkdir()
-        shutil.copy(_FAKE, cli)
+        shutil.copy(_FAKES / file, cli)
         if version:
-            (cli / "package.json").write_text(json.dumps({"name": "@openai/codex", "version": version}))
+            (cli / "package.json").write_text(json.dumps({"name": package, "version": version}))
         self.store = Store(Redis(url), lease_s=30)
-        command = [sys.executable, "-S", "-E", str(cli / _FAKE.name)]
-        backend = BackendConfig(command=command, env={"FAKE_START": start} if start else {}, warm=Warm(**warm))
-        config = Config(backends={"codex": backend})
+        command = [sys.executable, "-S", "-E", str(cli / file)]
+        made = {**(env or {}), **({"FAKE_START": start} if start else {})}
+        config = Config(backends={backend: BackendConfig(command=command, env=made, warm=Warm(**warm))})
         stage = Stage(config, folder / "clinvk", {"HOME": str(folder), "PATH": "/usr/bin:/bin"})
         self.publisher = Publisher(self.store.events)
         self.pool = Pool(
@@ -54,11 +69,11 @@ class World:
 
     @property
     def state(self) -> WarmState:
-        return self.pool.states()["codex"]
+        return self.pool.states()[self.backend]
 
     async def open(self) -> None:
         self.tasks = [asyncio.create_task(self.publisher.run()), asyncio.create_task(self.pool.run())]
-        await self.store.worker(queue="codex")
+        await self.store.worker(queue=self.backend)
 
     async def close(self) -> None:
         await self.pool.close()
@@ -72,11 +87,11 @@ class World:
         return found
 
     async def begin(self, prompt: str, **fields: Any) -> tuple[RunSpec, "asyncio.Task[Run]"]:
-        spec = await self.store.add(backend="codex", prompt=prompt, **fields)
+        spec = await self.store.add(backend=self.backend, prompt=prompt, **fields)
         return spec, asyncio.create_task(self._carry_out(spec))
 
     async def _carry_out(self, spec: RunSpec) -> Run:
-        assert await self.runner.carry_out(spec.id, "codex")
+        assert await self.runner.carry_out(spec.id, self.backend)
         return await self.get(spec)
 
     async def run(self, prompt: str = "say", **fields: Any) -> Run:

@@ -86,13 +86,23 @@ def install(service: Service, backend: str, url: str, way: str = "cold", **env: 
 
 @contextlib.contextmanager
 def serving_clis(
-    way: str = "cold", backends: Sequence[str] = CLIS, apis: int = 1, *, heated: bool = True, **config: str
+    way: str = "cold",
+    backends: Sequence[str] = CLIS,
+    apis: int = 1,
+    *,
+    heated: bool = True,
+    at: MockLLM | None = None,
+    **config: str,
 ) -> Iterator[tuple[Service, MockLLM]]:
-    """One worker with the real CLIs, pointed at a mock; where the way is warm, each has a warm process ready, unless
-    it is not to be `heated`."""
+    """One worker with the real CLIs, pointed at a mock (`at`, else one of its own); where the way is warm, each has a
+    warm process ready, unless it is not to be `heated`."""
     for backend in backends:
         command(backend)
-    with MockLLM() as mock, serving(workers=0, apis=apis, **config) as service:
+    config.setdefault("CLINVK_LOG__LEVEL", "debug")  # see `ways`
+    with (
+        contextlib.nullcontext(at) if at is not None else MockLLM() as mock,
+        serving(workers=0, apis=apis, **config) as service,
+    ):
         for backend in backends:
             install(service, backend, mock.url, way)
         if "claude" in backends:
@@ -109,6 +119,17 @@ def warm_state(service: Service, backend: str) -> dict[str, Any]:
     workers = httpx.get(service.apis[0][1] + "/api/v1/workers", timeout=30).json()["workers"]
     states = [entry["warm"] for worker in workers for entry in worker["backends"] if entry["name"] == backend]
     return states[-1] if states and states[-1] is not None else {}
+
+
+def ways(service: Service) -> dict[str, str]:
+    """Run -> `warm`, or why it was given a process of its own; of workers that log at debug."""
+    found = {}
+    for path in sorted(service.folder.glob("worker*.log")):
+        for line in path.read_text(errors="replace").splitlines():
+            if '"way": ' in line:
+                said = json.loads(line)
+                found[str(said["run_id"])] = str(said["way"])
+    return found
 
 
 def heat(service: Service, backend: str, kinds: Sequence[dict[str, Any]] | None = None, count: int = SPARES) -> None:

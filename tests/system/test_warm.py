@@ -23,11 +23,9 @@ from tests.system.service import (
     kill_pid,
     living,
     prompt,
-    run,
     serving,
     stream,
     until,
-    whole,
 )
 
 pytestmark = [pytest.mark.clis, pytest.mark.processes]
@@ -36,75 +34,9 @@ FREE = {"approval_mode": "none", "sandbox_mode": "full", "backend": "codex"}
 
 
 @pytest.fixture(scope="module")
-def sides() -> Iterator[dict[str, tuple[Service, MockLLM]]]:
-    with clis.serving_clis("cold", ["codex"]) as cold, clis.serving_clis("warm", ["codex"]) as warm:
-        yield {"cold": cold, "warm": warm}
-
-
-def told(side: tuple[Service, MockLLM], text: str, **fields: Any) -> tuple[dict[str, Any], list[Any]]:
-    """What a caller sees, and what the model was sent, without what differs between any two runs."""
-    service, mock = side
-    before = len(mock.requests)
-    events = stream(service.apis[0][1], text, backend="codex", **fields).rest(60)
-    seen: dict[str, Any] = {"text": whole(events), "end": events[-1]["type"]}
-    seen["thoughts"] = "".join(e["content"]["text"] for e in events if e["type"] == "thinking")
-    seen["tools"] = [
-        {name: value for name, value in e["content"].items() if name != "id"}
-        for e in events
-        if e["type"].startswith("tool_")
-    ]
-    seen["usage"] = [e["content"] for e in events if e["type"] == "token_usage"]
-    last = events[-1]["content"]
-    runs = httpx.get(service.apis[0][1] + "/api/v1/runs?limit=1", timeout=30).json()["runs"]
-    result = run(service.apis[0][1], runs[0]["id"])["result"]
-    found = json.loads(json.dumps(result).replace(mock.url, "MOCK"))
-    seen["outcome"] = {
-        name: value
-        for name, value in found.items()
-        if name in ("output", "exit_code", "error", "error_cause", "token_usage", "turns")
-    }
-    seen["done"] = {name: last.get(name) for name in ("token_usage", "turn_count", "code")}
-    return seen, [plain(request.body, service.folder) for request in mock.requests[before:]]
-
-
-def plain(body: dict[str, Any], folder: Path) -> Any:
-    """The request without ids, directories and times."""
-    kept = {name: body.get(name) for name in ("model", "instructions", "tools", "text", "reasoning", "tool_choice")}
-    turns = [item for item in body["input"] if item.get("role") in ("user", "assistant")]
-    texts = ["".join(part.get("text", "") for part in item.get("content", [])) for item in turns]
-    kept["said"] = [text for text in texts if not text.startswith("<environment_context>")]
-    kept["permissions"] = ["read-only" in json.dumps(item) for item in body["input"] if item.get("role") == "developer"]
-    return json.loads(json.dumps(kept).replace(str(folder), "FOLDER"))
-
-
-@pytest.mark.parametrize(
-    ("text", "fields"),
-    [
-        ("[[mock:text n=8 ms=5]] hello", {}),
-        ("[[mock:text n=8]] hello", {"ephemeral": True, "system_prompt": "You are a TEAPOT.", "model": "gpt-6-sol"}),
-        ("[[mock:think n=3]] hi", {"sandbox_mode": "read-only"}),
-        ("[[mock:tool cmd=echo+hello-from-tool;exit+3]] run", {"approval_mode": "none", "sandbox_mode": "full"}),
-        ("[[mock:text]] hi", {"approval_mode": "auto"}),
-        ("[[mock:status code=429]] hi", {"ephemeral": True}),
-        ("[[mock:status code=400]] hi", {"ephemeral": True}),
-        ("[[mock:status code=404]] hi", {}),
-    ],
-)
-def test_callers_and_the_model_see_the_same(sides, text, fields):
-    cold, asked = told(sides["cold"], text, **fields)
-    warm, asked_warm = told(sides["warm"], text, **fields)
-
-    assert warm == cold
-    assert asked_warm == asked
-
-
-def test_every_run_of_this_page_was_a_warm_one(sides):
-    service, _ = sides["warm"]
-
-    seen = clis.warm_state(service, "codex")
-
-    assert set(seen["misses"]) == {"first"}
-    assert seen["starts"] == 1
+def warm() -> Iterator[tuple[Service, MockLLM]]:
+    with clis.serving_clis("warm", ["codex"]) as made:
+        yield made
 
 
 def test_sessions_go_on_from_cold_to_warm_and_back():
@@ -149,8 +81,8 @@ def sleeping(seconds: int) -> list[int]:
     return [int(p.name) for p in Path("/proc").glob("[0-9]*") if cmdline(int(p.name)) == f"sleep\0{seconds}\0".encode()]
 
 
-def test_a_cancel_kills_a_tool_to_its_last_grandchild_and_the_process_goes_on(sides):
-    service, _ = sides["warm"]
+def test_a_cancel_kills_a_tool_to_its_last_grandchild_and_the_process_goes_on(warm):
+    service, _ = warm
     base = service.apis[0][1]
     (host,) = app_servers(service)
     command = "(setsid+sleep+31771+&);sleep+0.4;(env+-i+/usr/bin/setsid+/bin/sh+-c+'sleep+31771'+&);sleep+31771"
@@ -165,8 +97,8 @@ def test_a_cancel_kills_a_tool_to_its_last_grandchild_and_the_process_goes_on(si
     assert app_servers(service) == [host]
 
 
-def test_what_a_run_left_in_the_background_ends_with_it(sides):
-    service, _ = sides["warm"]
+def test_what_a_run_left_in_the_background_ends_with_it(warm):
+    service, _ = warm
 
     events = stream(service.apis[0][1], "[[mock:tool cmd=sleep+31772+&+sleep+0.3]] run", **FREE).rest()
 
@@ -174,8 +106,8 @@ def test_what_a_run_left_in_the_background_ends_with_it(sides):
     assert sleeping(31772) == []
 
 
-def test_tools_see_their_runs_directory_and_nothing_of_the_process(sides):
-    service, mock = sides["warm"]
+def test_tools_see_their_runs_directory_and_nothing_of_the_process(warm):
+    service, mock = warm
 
     stream(service.apis[0][1], "[[mock:tool cmd=env]] run", **FREE).rest()
 

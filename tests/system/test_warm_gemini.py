@@ -15,7 +15,7 @@ import pytest
 
 from tests.fakes.mockllm import MockLLM
 from tests.system import clis
-from tests.system.service import Service, prompt, run, serving, stream, until
+from tests.system.service import Service, Stream, prompt, run, serving, stream, until
 
 pytestmark = [pytest.mark.clis, pytest.mark.processes]
 
@@ -275,6 +275,56 @@ def test_what_a_tenant_says_is_nowhere_in_what_another_is_answered_from():
             assert ("CANARY-OF-A" in body) == ("plain words of b" not in body)
         assert len(World(service, mock).residents()) == 1
         assert not World(service, mock).holding("CANARY")
+
+
+@pytest.mark.parametrize("scope", ["host", "tenant"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_tenant_reads_nothing_of_anothers_chat_while_that_one_talks(tmp_path, scope, shared):
+    os.chmod(tmp_path, 0o777)
+    keys = "[{key: ka, name: a}, {key: kb, name: b}]"
+    config = {"CLINVK_SERVER__API_KEYS": keys, "CLINVK_BACKENDS__GEMINI__WARM__SCOPE": scope}
+    where = {"workdir": str(tmp_path)} if shared else {}
+    with clis.serving_clis("warm", ("gemini",), heated=False, **config) as (service, mock):
+        base = service.apis[0][1]
+        world = World(service, mock)
+
+        def ask(key: str, text: str, **fields: Any) -> str:
+            """Which way it went."""
+            body = {"backend": "gemini", "prompt": text, "ephemeral": True, **where, **fields}
+            answer = httpx.post(base + "/api/v1/prompt", json=body, headers={"x-api-key": key}, timeout=60)
+            assert answer.json().get("exit_code") == 0, answer.text
+            return clis.ways(service)[answer.json()["run_id"]]
+
+        for key in ("ka", "kb"):
+            ready = len(world.residents())
+            if ask(key, "[[mock:text]] warm up") != "warm":
+                until(lambda ready=ready: len(world.residents()) > ready)
+                until(lambda key=key: ask(key, "[[mock:text]] warm up") == "warm", 60)
+        body = {"backend": "gemini", "prompt": "[[mock:text n=2000 ms=30]] CANARY-OF-A", "output_format": "stream-json"}
+        talking = Stream("POST", base + "/api/v1/prompt", json=body | where, headers={"x-api-key": "ka"})
+        run_id = talking.run_id
+        while talking.next()["type"] != "message":
+            pass
+        assert clis.ways(service)[run_id] == "warm"
+        chats = [path for path in world.holding("CANARY-OF-A") if path.parent.name == "chats"]
+        assert chats
+        before = len(mock.requests)
+
+        for chat in chats:
+            for call in (
+                f"tool=read_file file_path={chat}",
+                f"tool=list_directory dir_path={chat.parent}",
+                f"tool=grep_search pattern=NARY-OF-A dir_path={chat.parents[1]}",
+            ):
+                assert ask("kb", f"[[mock:call {call}]] look") == "warm"
+        sent = [request for request in mock.requests[before:] if request.answered]
+
+        assert len(sent) == 3 * len(chats)
+        assert not [request.body for request in sent if "CANARY-OF-A" in json.dumps(request.body)]
+        listed = json.dumps(sent[1].body["contents"][-1])
+        assert chats[0].name not in listed, listed
+        httpx.delete(f"{base}/api/v1/runs/{run_id}", headers={"x-api-key": "ka"}, timeout=30)
+        talking.rest()
 
 
 def _warmly(ask: Any) -> bool:

@@ -262,10 +262,10 @@ class AppParser(Parser):
     # -- what went wrong, and the end
 
     def _trouble(self, error: Any, *, retries: bool) -> list[Content]:
-        """What ends a turn is told by the turn's end; here are notices of its own retries."""
-        if not retries:
-            return []
+        """Notices of its own retries, and what ends a turn, which the turn's end says again."""
         said = text(part(error, "message"))
+        if not retries:
+            return [Progress(said)] if said else []  # as exec shows it
         details = text(part(error, "additionalDetails"))
         words = f"{said} ({details})" if details else said
         if "waiting for network" in said:

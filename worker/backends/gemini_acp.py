@@ -85,12 +85,13 @@ class Fixed(msgspec.Struct, frozen=True, kw_only=True):
     command: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
     home: str  # the operator's
+    apart: str = ""  # a tenant whose runs work where another's may: models can read what is kept of a directory
 
     def __repr__(self) -> str:
         return f"Fixed({self.way!r})"  # there are secrets in the environment
 
 
-def fixed(way: Way, settings: Settings, place: Place, base_env: Mapping[str, str]) -> Fixed:
+def fixed(way: Way, settings: Settings, place: Place, base_env: Mapping[str, str], apart: str = "") -> Fixed:
     """`place` and `base_env` are a run's; nothing that is the run's own is kept of them."""
     env = {**base_env, **settings.env}
     return Fixed(
@@ -98,6 +99,7 @@ def fixed(way: Way, settings: Settings, place: Place, base_env: Mapping[str, str
         command=settings.command,
         env=tuple(sorted((name, value) for name, value in env.items() if name not in _RUNS_OWN)),
         home=place.home,
+        apart=apart,
     )
 
 
@@ -314,9 +316,8 @@ class AcpParser(Parser):
 
     def _ended(self, item: dict[str, Any]) -> list[Content]:
         self._end = item
-        used = self._usage()
         events = self._again.release()
-        if "error" in item:
+        if (used := self._usage()) is None:
             return events
         return [*events, TokenUsage(used.input_tokens, used.output_tokens, used.cached_tokens, used.reasoning_tokens)]
 
@@ -325,8 +326,11 @@ class AcpParser(Parser):
         counted = part(self._end, "result", "_meta", "quota", "token_count")
         return Usage(number(part(counted, "input_tokens")), number(part(counted, "output_tokens")))
 
-    def _usage(self) -> Usage:
-        return self._quota() if self._record is None else self._record.usage
+    def _usage(self) -> Usage | None:
+        """Of a turn that came to its own end it is told even where it is nothing."""
+        used = self._quota() if self._record is None else self._record.usage
+        cut_short = self._end is None or part(self._end, "result", "stopReason") == "cancelled"
+        return None if cut_short and used == Usage() else used
 
     def finish(self, exit: Exit) -> tuple[list[Content], Outcome]:
         events = [event for item in self._lines.flush() for event in self._item(item)]
@@ -334,7 +338,7 @@ class AcpParser(Parser):
         return events, Outcome(
             exit_code=exit.code,
             output=self._answer.text,
-            usage=used if (used := self._usage()) != Usage() else None,
+            usage=self._usage(),
             failure=self._failure(exit),
             backend_session_id=self._session_id,
             model=self._model,
@@ -354,7 +358,7 @@ class AcpParser(Parser):
             case "end_turn" if self._whole() and exit.code == 0:
                 return None
             case "end_turn":  # so it calls an answer, too, that broke off
-                return Failure("backend_error", "gemini's answer broke off before its end", "no_final_event")
+                return Failure("backend_error", "gemini's answer broke off before its end", "stream_cut")
             case "max_turn_requests":
                 said = "gemini took the model's text for a loop and stopped"
                 return Failure("backend_error", said, "loop_detected")

@@ -69,7 +69,8 @@ class GeminiDriver(Driver):
         way = acp.way(options)
         if way.system is not None and not self._seen(way.system):
             return Cold("system")
-        fixed = acp.fixed(way, settings, place, prepared.env)
+        apart = "" if prepared.spec.workdir is None else prepared.spec.tenant
+        fixed = acp.fixed(way, settings, place, prepared.env, apart)
         logged_in = not dict(fixed.env).get("GEMINI_API_KEY")
         return Plan(fixed=fixed, what=_What(way, options.model or MODEL, logged_in))
 

@@ -65,8 +65,10 @@ class Pool:
         found = await self._open(keeper, prepared)
         if isinstance(found, Cold):
             keeper.shelf.misses[found.reason] += 1
+            _log.debug("by a process of its own: %s", found.reason, extra={"way": found.reason})
             return None
         keeper.shelf.hits += 1
+        _log.debug("by a warm process", extra={"way": "warm"})
         return found
 
     async def _open(self, keeper: Keeper, prepared: Prepared) -> tuple[Course, Parser] | Cold:

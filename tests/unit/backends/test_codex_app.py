@@ -29,6 +29,7 @@ EXPECTED: dict[str, tuple[str | None, str | None, str | None]] = {
     "killed": ("backend_error", "crashed", None),
     "output-schema": (None, None, '{"a":"b"}'),
     "reasoning": (None, None, "tok0 tok1 tok2 "),
+    "reasoning-parts": (None, None, "tok0 tok1 tok2 "),
     "session-first": (None, None, TOK5),
     "session-resume": (None, None, None),
     "tool": (None, None, TOK5),
@@ -96,6 +97,24 @@ def test_thinking_and_tools_are_events_of_their_own():
     (result,) = [e for e in failing if isinstance(e, ToolResult)]
     assert (used.name, used.id) == ("command_execution", result.id)
     assert (result.output, result.is_error) == ("oops\n", True)
+
+
+def test_thoughts_come_in_the_pieces_they_were_said_in_with_a_line_between_their_parts():
+    events, _ = play("reasoning-parts")
+
+    found = [event for event in events if isinstance(event, Thinking)]
+    part = ["thought0 ", "thought1 ", "thought2 "]
+    assert [thought.text for thought in found] == [*part, "\n", *part]
+    assert all(thought.is_partial for thought in found)
+
+
+@pytest.mark.parametrize("case", ["err404", "err429", "drop-stream"])
+def test_what_ends_a_turn_is_shown_as_it_comes(case):
+    events, outcome = play(case)
+
+    assert outcome.failure is not None
+    assert isinstance(events[-1], Progress)
+    assert outcome.failure.message.endswith(events[-1].message)
 
 
 def test_a_further_turn_counts_its_own_usage():

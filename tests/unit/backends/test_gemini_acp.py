@@ -25,7 +25,7 @@ TOK5 = "tok0 tok1 tok2 tok3 tok4 "
 EXPECTED: dict[str, tuple[str | None, str | None, str | None]] = {
     "cancelled": ("backend_error", "interrupted", None),
     "drop": ("backend_error", "stream_cut", "tok0 tok1 tok2 "),
-    "eof": ("backend_error", "no_final_event", "tok0 tok1 tok2 "),
+    "eof": ("backend_error", "stream_cut", "tok0 tok1 tok2 "),
     "err400": ("backend_error", "bad_request", ""),
     "err401": ("backend_login", "login", ""),
     "err429": ("backend_limited", "rate_limited", ""),
@@ -37,7 +37,7 @@ EXPECTED: dict[str, tuple[str | None, str | None, str | None]] = {
     "thinking": (None, None, TOK5[:20]),
     "tool-denied": (None, None, TOK5),
     "tool-edit": (None, None, TOK5),
-    "tool-eof": ("backend_error", "no_final_event", "tok0 tok1 tok2 "),
+    "tool-eof": ("backend_error", "stream_cut", "tok0 tok1 tok2 "),
     "tool-failed": (None, None, TOK5),
     "tool-read": (None, None, TOK5),
     "tool-unknown": (None, None, TOK5),
@@ -200,6 +200,14 @@ def test_no_line_makes_the_parser_raise(items, noise, code):
 @settings(max_examples=100, deadline=None)
 def test_no_file_of_a_session_makes_its_reader_raise(lines):
     assert acp.record(b"\n".join(lines)).usage == Usage()
+
+
+def test_usage_is_told_of_a_turn_that_came_to_its_own_end_and_of_no_other():
+    for case, expected in (("err429", Usage()), ("text", Usage(100, 8, 7, 0)), ("cancelled", None)):
+        events, outcome = play(case)
+
+        assert outcome.usage == expected, case
+        assert any(isinstance(event, TokenUsage) for event in events) == (expected is not None)
 
 
 def test_silence_is_never_a_success():
