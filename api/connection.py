@@ -27,7 +27,7 @@ _MAX_HEAD_BYTES = 65_536
 _MAX_HEADERS = 256
 _FRAMING = 16  # bytes around each byte of a body that is sent in the smallest chunks, and more
 _LINGER_S = 2.0  # a refusal is read before the connection is torn down, by who reads at all
-_KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+_PROBE_S, _PROBES = 60, 4  # a connection that is silent for so long is asked, so often
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -64,8 +64,11 @@ class Connection(HttpToolsProtocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):  # a host that is gone says nothing
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in _KEEPALIVE:
-                sock.setsockopt(socket.IPPROTO_TCP, name, value)
+            # While a run is waited for, nothing is written: only these find a host that is lost meanwhile.
+            probe_s = max(1, min(_PROBE_S, int(self.limits.write_s)))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, probe_s)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, probe_s // _PROBES))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
             unacknowledged_ms = min(int(self.limits.write_s * 1000), 2**31 - 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unacknowledged_ms)
 

@@ -6,8 +6,8 @@ from typing import Literal
 import msgspec
 
 from shared import names, trace
-from shared.errors import BackendNotFound, ClinvkError, InvalidRequest, StoreUnavailable, TryLater
-from shared.flow import Flow, FlowRecord, FlowStatus, closing, decide
+from shared.errors import BackendNotFound, ClinvkError, InvalidRequest, StoreDamaged, StoreUnavailable, TryLater
+from shared.flow import Flow, FlowRecord, FlowStatus, Next, closing, decide
 from shared.host import Instance
 from shared.placing import Place, Placing
 from shared.routing import LANES, named
@@ -154,11 +154,15 @@ class Dispatch:
 
     async def carry_on(self, flow_id: str) -> None:
         """Does what comes next in a flow, if anything; by whoever ended a run of it, and by the sweep. May be doubled."""
+        before: tuple[int, Next] | None = None
         while await self._flows.glance(flow_id):
             record = await self._flows.get(flow_id, outcomes=False)
             if record is None or record.status is not FlowStatus.RUNNING:
                 return
             todo = decide(record)
+            if (record.ends, todo) == before:
+                raise StoreDamaged(f"flow {flow_id} does not take what is decided of it", retry_after_s=60)
+            before = record.ends, todo
             await self._flows.close(flow_id, todo.close)
             if todo.stop is not None and record.stop is None:
                 await self._flows.stop(flow_id, todo.stop)
@@ -218,6 +222,13 @@ class Dispatch:
         except StoreUnavailable:
             found = None
         return found or {"run_id": id}
+
+    async def can_read(self, flow_id: str) -> bool:
+        """Whether its record and those of its runs are there to be read."""
+        try:
+            return await self._flows.get(flow_id) is not None
+        except StoreDamaged:
+            return False
 
     async def cancel(self, run: Run, failure: Failure = CANCELLED) -> str:
         return await self._runs.cancel(run.spec, failure)

@@ -19,6 +19,7 @@ ClinvkError
 │   ├── SessionHostUnavailable  the one host that has the session does not
 │   └── StoreUnavailable      Redis is away or full
 │       └── StoreRefused      it was reached, and will not have us
+│       └── StoreDamaged      what it holds of this one thing cannot be read
 ├── LogExpired                the events asked for have been trimmed
 ├── RunFailed                 carries the `Failure` of a run
 └── ConfigError               the configuration is wrong; raised at start only
@@ -143,6 +144,12 @@ class StoreRefused(StoreUnavailable):
     def __init__(self, message: str, *, why: str, logged: bool = False) -> None:
         super().__init__(message, retry_after_s=10, logged=logged)
         self.why = why
+
+
+class StoreDamaged(StoreUnavailable):
+    """No part of the service writes such a thing: an operator, another program, or another version did."""
+
+    code = "internal_error"
 
 
 class LogExpired(ClinvkError):

@@ -1,6 +1,7 @@
 """The way to Redis, and the one place that firms the client library's loose types."""
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared.errors import StoreRefused, StoreUnavailable
+from shared.errors import InvalidRequest, StoreDamaged, StoreRefused, StoreUnavailable
 from shared.outage import Outage
 from shared.redis_url import Place, parse
 from shared.refusal import refusal
@@ -189,8 +190,11 @@ class _Link:
         packed: list[bytes] = []
         futures: list[asyncio.Future[Any]] = []
         now = self._loop.time()
-        for command in commands:
-            packed += self._connection.pack_command(*command)
+        try:
+            for command in commands:
+                packed += self._connection.pack_command(*command)
+        except UnicodeEncodeError:
+            raise InvalidRequest("a text holds half of a surrogate pair, which is no character") from None
         for _ in commands:
             future = self._loop.create_future()
             futures.append(future)
@@ -316,10 +320,18 @@ class Scripts:
             return (await self.redis.raw([("SCRIPT", "LOAD", source.removeprefix(_ALLOWED_WHEN_FULL))]))[0]
 
 
+# A command or a script met a value that no script of ours has written.
+_DAMAGED = re.compile(
+    r"WRONGTYPE|(ERR )?(user_script:\d+: |Error running script)|.*not an? (valid )?(integer|float)|.*ID specified in XADD"
+).match
+
+
 def unavailable(error: Exception) -> StoreUnavailable:
     """What a caller is told when Redis is away or refuses; the client's own words stay in the log."""
     if isinstance(error, OutOfMemoryError):
         return StoreUnavailable("the store is full", retry_after_s=10)
+    if isinstance(error, ResponseError) and _DAMAGED(str(error)):
+        return StoreDamaged("what the store holds of this is not what it should be", retry_after_s=60)
     logged = isinstance(error, _NO_WAY)
     if (why := refusal(error)) is not None:
         return StoreRefused("the store refuses this service", why=why, logged=logged)
@@ -327,7 +339,7 @@ def unavailable(error: Exception) -> StoreUnavailable:
 
 
 def text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def texts(values: Sequence[Any]) -> list[str]:

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal
 
+from shared import names
 from shared.dispatch import Dispatch
-from shared.errors import ClinvkError, StoreUnavailable
+from shared.errors import ClinvkError, StoreDamaged, StoreUnavailable
 from shared.redis import Scripts, texts
-from shared.run import Failure, RunSpec
+from shared.run import Failure, Run, RunSpec
 from shared.store.runs import Runs
 from shared.store.sessions import Sessions
 
@@ -27,6 +28,7 @@ WORKER_LOST = Failure(
     "started again (`retry` allows it)",
     "worker_lost",
 )
+DAMAGED = Failure("internal_error", "the store's record of it cannot be read", "damaged")
 HUNG_UP = Failure("cancelled", "nobody followed this run any more", "hung_up")
 
 
@@ -84,21 +86,10 @@ class Sweeper:
             count = await self._scripts("leave_api", api)
             self._count("mended|api")
             _log.warning("API process %s is gone; it followed %s runs", api, count)
-        for run_id in lost:
-            if (run := await self._runs.get(run_id)) is not None:
-                how = await self._runs.expire(run.spec, run.cancelling or WORKER_LOST)
-                self._mended("lease", how)
-                _log.warning("run %s lost its worker on %s: %s", run_id, run.host, how, extra=run.spec.about)
-        waited = Failure("timeout", f"no worker had room for it within {self._max_wait_s:g} s", "waited_too_long")
-        for run_id in overdue:
-            await self._cancel("overdue", run_id, lambda _: waited, "unstarted")
-        for run_id in impatient:
-            await self._cancel("impatient", run_id, lambda spec: _too_late(spec.start_within_s or 0.0), "unstarted")
-        for run_id in alone:
-            if not run_id.startswith("flow_"):
-                await self._cancel("unfollowed", run_id, lambda _: HUNG_UP, "unfollowed")
-            elif await self._dispatch.cancel_flow(run_id, HUNG_UP, "unfollowed"):
-                _log.info("flow %s ends: %s", run_id, HUNG_UP.message, extra=await self._dispatch.about(run_id))
+        await self._each(lost, self._expire)
+        await self._each(overdue, self._overdue)
+        await self._each(impatient, self._impatient)
+        await self._each(alone, self._alone)
         if stranded:
             await self._dispatch.fleet(fresh=True)
         for run_id in stranded:
@@ -107,29 +98,72 @@ class Sweeper:
             except ClinvkError as error:
                 extra = await self._dispatch.about(run_id)
                 _log.warning("run %s has no host and cannot be moved: %s", run_id, error.message, extra=extra)
-        for flow_id in due:  # whoever ended its run died before it carried the flow on
-            try:
-                await self._dispatch.carry_on(flow_id)
-                self._count("mended|flow")
-            except ClinvkError as error:  # one flow's trouble is not the others'
-                extra = await self._dispatch.about(flow_id)
-                _log.warning("flow %s cannot be carried on: %s", flow_id, error.message, extra=extra)
+        await self._each(due, self._due)
         for session_id in old:
-            await self._sessions.forget(session_id, idle_since_s=time.time() - self._session_s)
-            self._count("mended|session")
+            try:
+                await self._sessions.forget(session_id, idle_since_s=time.time() - self._session_s)
+                self._count("mended|session")
+            except StoreDamaged as error:
+                _log.error("session %s cannot be forgotten: %s; it is given up", session_id, error.message)
+                await self._scripts.redis("ZREM", names.SESSIONS, session_id)
         return _LIMIT in (len(lost), len(overdue), len(stranded))
+
+    async def _each(self, ids: Sequence[str], act: Callable[[str], Awaitable[None]]) -> None:
+        """One whose record cannot be read must not keep the others from their end."""
+        for id in ids:
+            try:
+                await act(id)
+            except StoreDamaged as error:
+                extra = await self._dispatch.about(id)
+                _log.error("%s is given up: %s", id, error.message, extra=extra)
+                await self._runs.bury(id, DAMAGED)
+                self._count("mended|damaged")
+
+    async def _run(self, run_id: str) -> Run:
+        run = await self._runs.get(run_id)
+        if run is None:
+            raise StoreDamaged("its record is gone", retry_after_s=60)
+        return run
+
+    async def _expire(self, run_id: str) -> None:
+        run = await self._run(run_id)
+        how = await self._runs.expire(run.spec, run.cancelling or WORKER_LOST)
+        self._mended("lease", how)
+        _log.warning("run %s lost its worker on %s: %s", run_id, run.host, how, extra=run.spec.about)
+
+    async def _overdue(self, run_id: str) -> None:
+        waited = Failure("timeout", f"no worker had room for it within {self._max_wait_s:g} s", "waited_too_long")
+        await self._cancel("overdue", run_id, lambda _: waited, "unstarted")
+
+    async def _impatient(self, run_id: str) -> None:
+        await self._cancel("impatient", run_id, lambda spec: _too_late(spec.start_within_s or 0.0), "unstarted")
+
+    async def _alone(self, run_id: str) -> None:
+        if not run_id.startswith("flow_"):
+            await self._cancel("unfollowed", run_id, lambda _: HUNG_UP, "unfollowed")
+        elif await self._dispatch.cancel_flow(run_id, HUNG_UP, "unfollowed"):
+            _log.info("flow %s ends: %s", run_id, HUNG_UP.message, extra=await self._dispatch.about(run_id))
 
     async def _cancel(
         self, what: str, run_id: str, why: Callable[[RunSpec], Failure], condition: Literal["unfollowed", "unstarted"]
     ) -> None:
-        run = await self._runs.get(run_id)
-        if run is None:
-            return
+        run = await self._run(run_id)
         failure = why(run.spec)
         how = await self._runs.cancel(run.spec, failure, condition)
         self._mended(what, how)
         if how in _DONE:
             _log.info("run %s ends (%s): %s", run_id, how, failure.message, extra=run.spec.about)
+
+    async def _due(self, flow_id: str) -> None:
+        """Whoever ended its run died before it carried the flow on."""
+        try:
+            await self._dispatch.carry_on(flow_id)
+            self._count("mended|flow")
+        except ClinvkError as error:  # one flow's trouble is not the others'
+            if isinstance(error, StoreDamaged) and not await self._dispatch.can_read(flow_id):
+                raise
+            extra = await self._dispatch.about(flow_id)
+            _log.warning("flow %s cannot be carried on: %s", flow_id, error.message, extra=extra)
 
     def _mended(self, what: str, how: str) -> None:
         if how in _DONE:

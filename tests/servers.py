@@ -21,8 +21,10 @@ def binary() -> str:
 class RedisServer:
     """`url` stays the same over `kill` and `start`; the data is on disk (append-only file)."""
 
-    def __init__(self, fsync: str = "always") -> None:
+    def __init__(self, fsync: str = "always", *words: str) -> None:
+        """`words` are further ones of its command line, such as where it listens beside its socket."""
         self.fsync = fsync
+        self.words = words
         self.folder = Path(tempfile.mkdtemp(prefix="clinvk-test-"))
         self.url = f"unix://{self.folder / 'redis.sock'}"
         self.process: subprocess.Popen[bytes] | None = None
@@ -30,7 +32,17 @@ class RedisServer:
 
     def start(self) -> None:
         command = [binary(), "--port", "0", "--unixsocket", str(self.folder / "redis.sock"), "--dir", str(self.folder)]
-        command += ["--save", "", "--appendonly", "yes", "--appendfsync", self.fsync, "--logfile", "redis.log"]
+        command += [
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            self.fsync,
+            "--logfile",
+            "redis.log",
+            *self.words,
+        ]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         client = redis.Redis.from_url(self.url)
         deadline = time.monotonic() + 10

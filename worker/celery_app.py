@@ -7,6 +7,7 @@ replicas, a failover) is waited for as one that is away: Celery itself would tak
 import concurrent.futures
 import logging
 import os
+import socket
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ CarryOut = Callable[[str, str], "concurrent.futures.Future[bool]"]
 
 _REFUSED_S = 1.0  # between attempts to take messages from a Redis that refuses
 _CONNECT_S = 2.0
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 2, socket.TCP_KEEPCNT: 3, socket.TCP_USER_TIMEOUT: 10_000}
 _NARROW_S = 0.1  # how long one look for messages takes at most while a queue is left out of it
 
 
@@ -230,6 +232,8 @@ def create_worker(
             "ack_emulation": False,
             "priority_steps": [0],  # otherwise four lists for each queue; whose turn it is, our own lines decide
             "socket_keepalive": not place.path,
+            # Whoever waits for a message says nothing: of a host that is lost it would hear nothing for hours.
+            "socket_keepalive_options": None if place.path else _KEEPALIVE,
             "socket_connect_timeout": _CONNECT_S,
             **_sentinel_options(place),
             "gate": gate,

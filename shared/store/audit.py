@@ -1,9 +1,13 @@
 """The audit log: who did what to whose runs, flows, sessions and hosts; read the newest first."""
 
+from functools import partial
+from typing import Any
+
 import msgspec
 
 from shared import names
 from shared.redis import Scripts, text
+from shared.store.reading import each
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,4 +46,9 @@ class Audit:
     async def read(self, *, before: str | None, count: int) -> list[Kept]:
         """Those older than the entry `before`, or the newest."""
         rows = await self._redis("XREVRANGE", names.AUDIT, f"({before}" if before else "+", "-", "COUNT", count)
-        return [Kept(text(row[0]), int(text(row[0]).partition("-")[0]) / 1000, _decode(row[1][1])) for row in rows]
+        found = [each("the audit log", partial(_kept, row)) for row in rows]
+        return [kept for kept in found if kept is not None]
+
+
+def _kept(row: Any) -> Kept:
+    return Kept(text(row[0]), int(text(row[0]).partition("-")[0]) / 1000, _decode(row[1][1]))

@@ -8,6 +8,7 @@ import msgspec
 from shared import names
 from shared.errors import LogExpired
 from shared.redis import Arg, Scripts, text
+from shared.store.reading import reading
 
 
 class Batch(msgspec.Struct):
@@ -37,6 +38,11 @@ class Events:
         Raises: LogExpired where some of them have been trimmed.
         """
         rows: Any = await self._redis("XRANGE", names.events(run_id), f"0-{after + 1}", "+", "COUNT", count)
+        with reading(f"the events of {run_id}"):
+            return self._follow_on(run_id, rows, after)
+
+    @staticmethod
+    def _follow_on(run_id: str, rows: Any, after: int) -> list[bytes]:
         if rows and int(text(rows[0][0]).partition("-")[2]) != after + 1:
             raise LogExpired(f"the events of {run_id} up to {text(rows[0][0]).partition('-')[2]} are no longer kept")
         return [row[1][1] for row in rows]
@@ -44,4 +50,5 @@ class Events:
     async def ends(self, run_ids: Sequence[str]) -> list[int | None]:
         """The sequence of each run's last event; None for a run that is gone."""
         rows = await self._redis.all([("HGET", names.run(run_id), "seq") for run_id in run_ids])
-        return [None if row is None else int(row) for row in rows]
+        with reading("the ends of runs"):
+            return [None if row is None else int(row) for row in rows]

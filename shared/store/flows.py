@@ -1,7 +1,8 @@
 """Flow records, and what carrying a flow on does to them."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import msgspec
 
@@ -10,6 +11,7 @@ from shared.flow import FAILED_FAST, Flow, FlowRecord, FlowStatus, needed
 from shared.redis import Arg, Command, Scripts, text
 from shared.run import Failure, Outcome, RunSpec
 from shared.store.lists import Lists
+from shared.store.reading import each, reading
 from shared.store.runs import Depth, Runs, about, queue_full
 
 _encode = msgspec.json.Encoder().encode
@@ -102,6 +104,10 @@ class Flows:
         return (await self.heads([flow_id]))[0]
 
     async def heads(self, ids: Sequence[str]) -> list[FlowRecord | None]:
+        return [_head(id, row) for id, row in zip(ids, await self._rows(ids), strict=True)]
+
+    async def _rows(self, ids: Sequence[str]) -> list[Sequence[Any]]:
+        """What makes a record, of each."""
         commands: list[Command] = []
         for id in ids:
             commands += [
@@ -110,7 +116,7 @@ class Flows:
                 ("HGETALL", names.closed(id)),
             ]
         rows = await self._redis.all(commands) if commands else []
-        return [_record(*rows[i : i + 3]) for i in range(0, len(rows), 3)]
+        return [rows[i : i + 3] for i in range(0, len(rows), 3)]
 
     async def forget(self, flow: Flow) -> bool:
         """Nothing is left of an ended flow and of its runs. Returns whether that is so now by this call."""
@@ -129,8 +135,9 @@ class Flows:
             found, total = await self._lists.page(whose, limit=limit, offset=offset)
         else:
             found, total = await self._lists.in_state(whose, status.value, limit=limit, offset=offset)
-        records = await self.heads([one.id for one in found])
-        gone = [one for one, record in zip(found, records, strict=True) if record is None]
+        rows = await self._rows([one.id for one in found])
+        records = [each(one.id, partial(_head, one.id, row)) for one, row in zip(found, rows, strict=True)]
+        gone = [one for one, row in zip(found, rows, strict=True) if not any(row[0])]
         await self._lists.drop(gone)
         return [record for record in records if record is not None], total - len(gone)
 
@@ -139,6 +146,12 @@ class Flows:
     ) -> tuple[list[FlowRecord], int]:
         """A tenant's: as `list_all`."""
         return await self.list_all([tenant], limit=limit, offset=offset, status=status)
+
+
+def _head(id: str, rows: Sequence[Any]) -> FlowRecord | None:
+    """Raises: StoreDamaged."""
+    with reading(id):
+        return _record(*rows)
 
 
 def _record(row: Sequence[bytes | None], stop: bytes | None, closed: Sequence[bytes]) -> FlowRecord | None:

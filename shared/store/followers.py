@@ -2,6 +2,7 @@
 
 from shared.redis import Scripts, text, texts
 from shared.run import Status
+from shared.store.reading import reading
 
 
 class Followers:
@@ -13,7 +14,8 @@ class Followers:
     async def add(self, run_id: str) -> tuple[Status, int] | None:
         """This process follows the run from now on. Returns its status and last sequence, None for no such run."""
         reply = await self._scripts("follow", run_id, self._api)
-        return (Status(text(reply[0])), int(reply[1])) if reply else None
+        with reading(run_id):
+            return (Status(text(reply[0])), int(reply[1])) if reply else None
 
     async def remove(self, run_id: str) -> bool:
         """Returns whether a living run that needs a follower has none left."""

@@ -1,12 +1,14 @@
 """The live fleet: worker instances under a short-lived announcement."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import msgspec
 
 from shared import names
 from shared.host import BackendState, Instance, Readiness, Vitals
 from shared.redis import Arg, Scripts, text, texts
+from shared.store.reading import each, reading
 
 _decode = msgspec.json.Decoder(Instance).decode
 _vitals = msgspec.json.Decoder(Vitals).decode
@@ -46,18 +48,21 @@ class Hosts:
         """Of the live API processes, by id."""
         ids = texts(await self._redis("ZRANGE", names.APIS, 0, -1))
         rows = await self._redis("MGET", *[names.vitals(i) for i in ids]) if ids else []
-        return {i: _vitals(row) for i, row in zip(ids, rows, strict=True) if row is not None}
+        found = [(i, each(i, partial(_vitals, row))) for i, row in zip(ids, rows, strict=True) if row is not None]
+        return {i: vitals for i, vitals in found if vitals is not None}
 
     async def list(self) -> list[Instance]:
         """The live instances, by host and id."""
         ids = texts(await self._redis("ZRANGE", names.INSTANCES, 0, -1))
         rows = await self._redis("MGET", *[names.instance(i) for i in ids]) if ids else []
-        return sorted((_decode(row) for row in rows if row is not None), key=lambda i: (i.host, i.id))
+        found = [each(i, partial(_decode, row)) for i, row in zip(ids, rows, strict=True) if row is not None]
+        return sorted((one for one in found if one is not None), key=lambda i: (i.host, i.id))
 
     async def bound(self) -> dict[str, int]:
         """How many runs have yet to start that must go to one host, by queue."""
         flat = await self._redis("HGETALL", names.BOUND)
-        return {text(flat[i]): int(flat[i + 1]) for i in range(0, len(flat), 2)}
+        with reading("the bound runs"):
+            return {text(flat[i]): int(flat[i + 1]) for i in range(0, len(flat), 2)}
 
 
 def offers(instances: Sequence[Instance], backend: str) -> list[tuple[Instance, BackendState]]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -12,27 +13,12 @@ from shared.host import Capabilities
 from shared.redis import Scripts, text, texts
 from shared.run import Failure, Outcome, Run, RunSpec, Status, Usage
 from shared.store.lists import Lists
+from shared.store.reading import each, reading
+from shared.store.run_record import FIELDS, to_order, to_run
 
 _encode = msgspec.json.Encoder().encode
 _spec = msgspec.json.Decoder(RunSpec)
-_outcome = msgspec.json.Decoder(Outcome)
-_failure = msgspec.json.Decoder(Failure)
 _usage = msgspec.json.Decoder(Usage)
-
-_FIELDS: tuple[str, ...] = (
-    "status",
-    "queue",
-    "created",
-    "queued",
-    "started",
-    "ended",
-    "host",
-    "instance",
-    "attempt",
-    "seq",
-    "detached",
-    "cancel",
-)
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -175,7 +161,8 @@ class Runs:
     def _added(reply: Sequence[Any]) -> Added:
         if text(reply[0]) == "differs":
             raise InvalidRequest(ANOTHER_BODY, field="Idempotency-Key")
-        return Added(Status(text(reply[0])), text(reply[1]))
+        with reading(text(reply[1])):
+            return Added(Status(text(reply[0])), text(reply[1]))
 
     async def _submit(
         self,
@@ -224,18 +211,19 @@ class Runs:
         reply = await self._scripts("claim", run_id, token, host, instance)
         if text(reply[0]) != "claimed":
             return None
-        spec = _spec.decode(reply[1])
-        if reply[4]:  # the session has been on since this turn was asked for
-            used = _usage.decode(reply[5]) if reply[5] else None
-            spec = msgspec.structs.replace(spec, resume=text(reply[4]), prior_usage=used)
-        waited_s = float(reply[6]) / 1000 if len(reply) > 6 else 0.0  # a claim asked for again
-        return Claim(spec, token, int(reply[2]), int(reply[3]), waited_s)
+        with reading(run_id):
+            spec = _spec.decode(reply[1])
+            if reply[4]:  # the session has been on since this turn was asked for
+                used = _usage.decode(reply[5]) if reply[5] else None
+                spec = msgspec.structs.replace(spec, resume=text(reply[4]), prior_usage=used)
+            waited_s = float(reply[6]) / 1000 if len(reply) > 6 else 0.0  # a claim asked for again
+            return Claim(spec, token, int(reply[2]), int(reply[3]), waited_s)
 
     async def renew(self, held: Sequence[tuple[str, str]]) -> dict[str, Failure | None]:
         """Prolongs the leases of (run, token) pairs. Returns those that may not go on: None for a lease that is
         lost, else why it is to be cancelled."""
         reply = await self._scripts("renew", *[part for pair in held for part in pair])
-        return {text(i): None if o == b"lost" or o == "lost" else _failure.decode(o) for i, o in reply}
+        return {text(i): None if o == b"lost" or o == "lost" else to_order(text(i), o) for i, o in reply}
 
     async def end(
         self, claim: Claim, outcome: Outcome, *, retryable: bool, first: int, events: Sequence[bytes]
@@ -286,17 +274,24 @@ class Runs:
             await self._scripts("expire", spec.id, outcome.status.value, _encode(outcome), last_event(spec, outcome))
         )
 
+    async def bury(self, run_id: str, failure: Failure) -> None:
+        """Ends a run whose record cannot be read, as far as that can be done: it holds no place any more."""
+        outcome = Outcome(failure=failure)
+        stand_in = RunSpec(id=run_id, tenant="", backend="", prompt="")
+        await self._scripts("bury", run_id, _encode(outcome), last_event(stand_in, outcome))
+
     async def get(self, run_id: str) -> Run | None:
         return (await self.get_many([run_id]))[0]
 
     async def get_many(self, run_ids: Sequence[str]) -> list[Run | None]:
-        fields = (*_FIELDS, "spec", "outcome")
-        return [_run(row) for row in await self._redis.all([("HMGET", names.run(i), *fields) for i in run_ids])]
+        fields = (*FIELDS, "spec", "outcome")
+        rows = await self._redis.all([("HMGET", names.run(i), *fields) for i in run_ids])
+        return [to_run(i, row) for i, row in zip(run_ids, rows, strict=True)]
 
     async def get_bare(self, specs: Sequence[RunSpec]) -> list[Run | None]:
         """The same without outcomes, and with the specs as they are given."""
-        rows = await self._redis.all([("HMGET", names.run(spec.id), *_FIELDS) for spec in specs])
-        return [_run(row, spec) for row, spec in zip(rows, specs, strict=True)]
+        rows = await self._redis.all([("HMGET", names.run(spec.id), *FIELDS) for spec in specs])
+        return [to_run(spec.id, row, spec) for row, spec in zip(rows, specs, strict=True)]
 
     async def list_all(
         self, tenants: Sequence[str], *, limit: int, offset: int, status: Status | None = None
@@ -308,8 +303,10 @@ class Runs:
             found, total = await self._lists.page(whose, limit=limit, offset=offset)
         else:
             found, total = await self._lists.in_state(whose, status.value, limit=limit, offset=offset)
-        runs = await self.get_many([one.id for one in found])
-        gone = [one for one, run in zip(found, runs, strict=True) if run is None]
+        fields = (*FIELDS, "spec", "outcome")
+        rows = await self._redis.all([("HMGET", names.run(one.id), *fields) for one in found])
+        runs = [each(one.id, partial(to_run, one.id, row)) for one, row in zip(found, rows, strict=True)]
+        gone = [one for one, row in zip(found, rows, strict=True) if not any(row)]
         await self._lists.drop(gone)
         return [run for run in runs if run is not None], total - len(gone)
 
@@ -326,7 +323,8 @@ class Runs:
     async def totals(self) -> dict[str, int]:
         """What has been counted of all runs since the store began, by the names that lua/lib/2_totals.lua gives."""
         flat = await self._redis("HGETALL", names.TOTALS)
-        return {text(flat[i]): int(flat[i + 1]) for i in range(0, len(flat), 2)}
+        with reading("the totals"):
+            return {text(flat[i]): int(flat[i + 1]) for i in range(0, len(flat), 2)}
 
     async def ping(self) -> None:
         """Raises: StoreUnavailable."""
@@ -364,33 +362,3 @@ class Runs:
             [("ZCARD", name) for name in (names.WAITING, names.GROUPED, names.QUEUED, names.RUNNING)]
         )
         return {"waiting": waiting + grouped, "queued": queued, "running": running}
-
-
-def _seconds(value: bytes | None) -> float | None:
-    return None if value is None else int(value) / 1000
-
-
-def _run(row: Sequence[bytes | None], known: RunSpec | None = None) -> Run | None:
-    """`known`: its spec, where the row has neither that nor an outcome."""
-    status, queue, created, queued, started, ended, host, instance, attempt, seq, detached, cancel = row[:12]
-    spec, outcome = (None, None) if known is not None else row[12:]
-    if spec is not None:
-        known = _spec.decode(spec)
-    if status is None or known is None:
-        return None
-    return Run(
-        spec=known,
-        status=Status(text(status)),
-        queue=text(queue),
-        created_at=_seconds(created) or 0.0,
-        queued_at=_seconds(queued),
-        started_at=_seconds(started),
-        ended_at=_seconds(ended),
-        host=None if host is None else text(host),
-        instance=None if instance is None else text(instance),
-        attempt=int(attempt or 0),
-        sequence=int(seq or 0),
-        detached=detached is not None,
-        cancelling=None if cancel is None else _failure.decode(cancel),
-        outcome=None if outcome is None else _outcome.decode(outcome),
-    )

@@ -1,6 +1,7 @@
 """Sessions: made with their first run, kept true by every end of a run, listed by last use."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -10,6 +11,7 @@ from shared.redis import Scripts, text
 from shared.run import RunSpec, Usage
 from shared.session import Session
 from shared.store.lists import Lists
+from shared.store.reading import each, reading
 
 _TITLE_CHARS = 80
 _PROMPT_CHARS = 10_000
@@ -67,7 +69,8 @@ class Sessions:
     async def get(self, tenant: str | None, id: str) -> Session | None:
         """None for another tenant's; without a tenant whosever it is."""
         fields = await self._redis("HGETALL", names.session(id))
-        found = _session(id, _pairs(fields))
+        with reading(id):
+            found = _session(id, _pairs(fields))
         return found if found is not None and tenant in (None, found.tenant) else None
 
     async def starting_with(self, tenant: str, prefix: str) -> list[str]:
@@ -83,7 +86,7 @@ class Sessions:
         whose = [names.sessions(tenant, backend or "", status or "") for tenant in tenants]
         found, total = await self._lists.page(whose, limit=limit, offset=offset)
         rows = await self._redis.all([("HGETALL", names.session(one.id)) for one in found]) if found else []
-        shown = [_session(one.id, _pairs(row)) for one, row in zip(found, rows, strict=True)]
+        shown = [each(one.id, partial(_session, one.id, _pairs(row))) for one, row in zip(found, rows, strict=True)]
         return [session for session in shown if session is not None], total
 
     async def list(
@@ -91,7 +94,7 @@ class Sessions:
     ) -> tuple[list[Session], int]:
         """The last used first, and how many there are; one round trip whatever their number."""
         total, rows = await self._scripts("sessions", tenant, backend or "", status or "", offset, limit)
-        found = [_session(text(row[0]), _pairs(row[1:])) for row in rows]
+        found = [each(str(row[0]), partial(_listed, row)) for row in rows]
         return [session for session in found if session is not None], int(total)
 
     async def count(self) -> int:
@@ -105,8 +108,11 @@ class Sessions:
 
     async def chore(self, host: str) -> tuple[bytes, Chore] | None:
         """The next one of a host, which stays on its list until it is `done`: it may be done twice."""
-        found = await self._redis("LINDEX", names.chores(host), -1)
-        return None if found is None else (found, _chore.decode(found))
+        while (found := await self._redis("LINDEX", names.chores(host), -1)) is not None:
+            if (chore := each(f"a chore of {host}", partial(_chore.decode, found))) is not None:
+                return found, chore
+            await self.done(host, found)
+        return None
 
     async def done(self, host: str, chore: bytes) -> None:
         await self._redis("LREM", names.chores(host), -1, chore)
@@ -114,6 +120,10 @@ class Sessions:
 
 def _pairs(flat: Sequence[bytes]) -> dict[str, str]:
     return {text(flat[i]): text(flat[i + 1]) for i in range(0, len(flat), 2)}
+
+
+def _listed(row: Sequence[bytes]) -> Session | None:
+    return _session(text(row[0]), _pairs(row[1:]))
 
 
 def _session(id: str, fields: Mapping[str, str]) -> Session | None:

@@ -6,6 +6,7 @@ import msgspec
 
 from shared import names
 from shared.redis import Scripts, text, texts
+from shared.store.reading import reading
 
 MEASURES: tuple[str, ...] = ("succeeded", "failed", "cancelled", "took_ms", "input_tokens", "output_tokens")
 MEASURES += ("cached_tokens", "reasoning_tokens", "cost_microusd")
@@ -37,8 +38,9 @@ class Usage:
         used: list[Used] = []
         for (day, tenant), flat in zip(wanted, rows, strict=True):
             kinds: dict[tuple[str, str, str], dict[str, int]] = {}
-            for at in range(0, len(flat), 2):
-                measure, key, backend, model = flat[at].decode(errors="replace").split("|", 3)
-                kinds.setdefault((key, backend, model), {})[measure] = int(text(flat[at + 1]))
+            with reading(f"what {tenant!r} used"):
+                for at in range(0, len(flat), 2):
+                    measure, key, backend, model = flat[at].decode(errors="replace").split("|", 3)
+                    kinds.setdefault((key, backend, model), {})[measure] = int(text(flat[at + 1]))
             used += [Used(day, tenant, *kind, measures) for kind, measures in sorted(kinds.items())]
         return used

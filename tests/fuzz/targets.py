@@ -30,6 +30,7 @@ from shared.config_sources import load
 from shared.errors import ClinvkError
 from shared.log import mask
 from shared.run import RunSpec
+from tests.fuzz import garbled, stores
 from worker.backends import BACKENDS
 from worker.backends.base import Exit
 
@@ -379,6 +380,8 @@ TARGETS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], None]]] = {
     "headers": (st.tuples(_TEXT, _TEXT, _TEXT), headers),
     "Redis URLs": (_TEXT, url),
     "events in Redis": (bodies(*CLI_WORDS), events),
+    "histories of the store": (stores.HISTORIES, stores.history),
+    "a garbled store": (garbled.DAMAGES, garbled.garbled),
     "HTTP connections": (st.lists(_HTTP | st.binary(max_size=30), max_size=12), connection),
 }
 REFUSALS = (ClinvkError,)

@@ -11,7 +11,7 @@ import uvloop
 from redis.exceptions import RedisError
 
 import shared.redis
-from shared.errors import StoreUnavailable
+from shared.errors import StoreDamaged, StoreUnavailable
 from shared.redis import Redis
 from shared.store import Limits, create_scripts
 from tests.servers import RedisServer
@@ -108,7 +108,7 @@ def test_an_error_and_a_nil_go_to_those_who_asked_for_them(on_redis):
         )
 
         assert found[0::2] == [b"before", None, b"after"]
-        assert [type(error) for error in found[1::2]] == [StoreUnavailable, StoreUnavailable]
+        assert [type(error) for error in found[1::2]] == [StoreDamaged, StoreUnavailable]
 
     on_redis(test)
 

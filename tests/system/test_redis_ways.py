@@ -4,12 +4,13 @@ import contextlib
 import os
 import re
 import shutil
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.pages import one
-from tests.redis_ways import Certificates, TlsFront, Watched
+from tests.redis_ways import Certificates, TlsFront, TlsServer, Watched
 from tests.system.service import Service, ended, prompt, stream, submit, until, whole
 
 pytestmark = pytest.mark.processes
@@ -142,4 +143,87 @@ def test_a_failover_in_the_middle_of_streams_loses_nothing_and_every_run_ends_tr
             assert ended(base, one.run_id)["status"] == "succeeded"
         for number, run_id in enumerate(queued):
             assert ended(base, run_id)["result"]["output"] == f"later {number}"
+        assert until(lambda: prompt(base, "after").get("output") == "after", 30)
+
+
+@pytest.fixture(scope="module")
+def tls_server(certificates):
+    server = TlsServer(certificates, rights())
+    yield server
+    server.close()
+
+
+FILES = {"ssl_ca_certs": "ca.pem", "ssl_certfile": "client.pem", "ssl_keyfile": "client.key"}
+
+
+def files(certificates, **other):
+    return {name: certificates[file] for name, file in (FILES | other).items() if file}
+
+
+def test_all_goes_by_the_servers_own_tls_as_a_user_of_its_own(certificates):
+    server = TlsServer(certificates, rights())
+
+    with service_over(lambda _: server.url(**files(certificates)), redis=server) as service:
+        base = service.apis[0][1]
+        works(base)
+        assert whole(stream(base, "long " * 20_000).rest()) == "long " * 20_000  # many records of TLS
+        with server.client() as client:
+            users = [row["user"] for row in client.client_list() if row["user"] != "admin"]
+            assert users.count("clinvk") >= 4  # two of the API, those of the worker and of Celery
+            assert set(users) == {"clinvk"}
+            assert client.execute_command("ACL", "LOG") == []
+
+
+@pytest.mark.parametrize(
+    ("host", "password", "changed", "why"),
+    [
+        ("127.0.0.1", "p%40ss%2Fword", {"ssl_ca_certs": "other/ca.pem"}, "certificate"),
+        ("127.0.0.1", "p%40ss%2Fword", {"ssl_ca_certs": ""}, "certificate"),
+        ("localhost", "p%40ss%2Fword", {}, "certificate"),
+        ("127.0.0.1", "p%40ss%2Fword", {"ssl_certfile": "", "ssl_keyfile": ""}, ""),
+        ("127.0.0.1", "p%40ss%2Fword", {"ssl_certfile": "other/client.pem", "ssl_keyfile": "other/client.key"}, ""),
+        ("127.0.0.1", "wrong", {}, "login"),
+    ],
+    ids=["another ca", "no ca", "another name", "no client certificate", "a client of another ca", "wrong password"],
+)
+def test_a_tls_server_is_not_believed_and_does_not_believe_without_proof(
+    certificates, tls_server, host, password, changed, why
+):
+    other = Path(certificates["other"])
+    if not other.exists():
+        other.mkdir()
+        Certificates(other)
+    service = Service()
+    try:
+        service.config["CLINVK_REDIS_URL"] = tls_server.url(host, password, **files(certificates, **changed))
+        with pytest.raises(AssertionError, match=rf"(cannot reach Redis at|was reached, but).*{why}"):
+            service.api()
+    finally:
+        service.close()
+    with tls_server.client() as client:
+        assert all(row["user"] != "clinvk" for row in client.client_list())
+
+
+def test_a_name_that_the_certificate_does_not_hold_is_believed_only_where_the_url_says_so(certificates, tls_server):
+    url = tls_server.url("localhost", **files(certificates), ssl_check_hostname="false")
+    service = Service(CLINVK_REDIS_URL=url)
+    try:
+        base = service.api()
+        assert httpx.get(base + "/readyz").status_code == 200
+    finally:
+        service.close()
+
+
+def test_sentinels_and_servers_by_their_own_tls_fail_over(certificates):
+    with service_over(redis=Watched(certificates)) as service:
+        base = service.apis[0][1]
+        works(base)
+        words = " ".join(f"w{number}" for number in range(80))
+        running = stream(base, words, "--delay-ms=100")
+        first = running.next()
+        until(service.redis.in_step)
+
+        service.redis.kill()
+
+        assert whole([first, *running.rest()]) == words
         assert until(lambda: prompt(base, "after").get("output") == "after", 30)

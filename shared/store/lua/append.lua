@@ -3,7 +3,7 @@ local lost, mail = {}, {}
 local i = 1
 while i <= #ARGV do
   local id, token, first, count = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
-  local was = redis.call('HMGET', P .. 'run:' .. id, 'status', 'token', 'seq', 'group', 'lane')
+  local was = record(id, 'status', 'token', 'seq', 'group', 'lane')
   if was[1] == 'running' and was[2] == token then
     append(id, was[4], was[5], tonumber(was[3] or '0'), first, i + 4, count, mail)
   else

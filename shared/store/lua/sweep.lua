@@ -36,10 +36,10 @@ local overdue = redis.call('ZRANGEBYSCORE', P .. 'waiting', 0, int(now - tonumbe
 -- A hint may be lost, or lie with a worker that died. Where its list is empty, soon; where it may still be in
 -- the list, late: one too many does no harm, since a run is claimed once.
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'queued', 0, int(now - 3000), 'LIMIT', 0, limit)) do
-  local was = redis.call('HMGET', P .. 'run:' .. id, 'queue', 'created')
+  local was = record(id, 'queue', 'created')
   local queue = was[1]
-  if not queue then
-    redis.call('ZREM', P .. 'queued', id)
+  if not queue or not tonumber(was[2] or '') then
+    overdue[#overdue + 1] = id  -- whoever looks at it sees that it cannot be read
   elseif now - tonumber(was[2]) > tonumber(ARGV[3]) then
     overdue[#overdue + 1] = id
   else
@@ -78,7 +78,7 @@ if not redis.call('GET', P .. 'hold') then
       redis.call('HSET', P .. 'stranded', queue, int(now))
     elseif now - tonumber(since) >= tonumber(ARGV[6]) then
       for _, id in ipairs(redis.call('SMEMBERS', P .. 'held:queue:' .. queue)) do
-        if #stranded < tonumber(limit) and redis.call('HGET', P .. 'run:' .. id, 'status') == 'queued' then
+        if #stranded < tonumber(limit) and record(id, 'status')[1] == 'queued' then
           stranded[#stranded + 1] = id
         end
       end

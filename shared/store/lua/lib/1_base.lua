@@ -24,4 +24,10 @@ local function final(status)
   return status == 'succeeded' or status == 'failed' or status == 'cancelled'
 end
 
+-- Fields of a run's record, among those of others: what is not a record has none of them, and the others go on.
+local function record(id, ...)
+  local was = redis.pcall('HMGET', P .. 'run:' .. id, ...)
+  return was.err and {} or was
+end
+
 local function is_flow(group) return group and string.sub(group, 1, 5) == 'flow_' end

@@ -44,11 +44,13 @@ local function release(queue, now)
       end
       redis.call('ZREM', P .. 'waiting', id)
       left()
-      redis.call('SADD', P .. 'held:queue:' .. queue, id)
-      redis.call('SADD', P .. 'held:tenant:' .. tenant, id)
-      redis.call('HSET', P .. 'run:' .. id, 'status', 'queued', 'queued', int(now))
-      hint(id, queue, now)
-      held = held + 1
+      if record(id, 'status')[1] == 'waiting' then  -- else somebody has taken its record away, or spoilt it
+        redis.call('SADD', P .. 'held:queue:' .. queue, id)
+        redis.call('SADD', P .. 'held:tenant:' .. tenant, id)
+        redis.call('HSET', P .. 'run:' .. id, 'status', 'queued', 'queued', int(now))
+        hint(id, queue, now)
+        held = held + 1
+      end
     end
   end
 end
@@ -94,8 +96,8 @@ local function advance(group, now)
   while redis.call('SCARD', held) < tonumber(g[1]) do
     local id = redis.call('LPOP', P .. 'line:group:' .. group)
     if not id then return end
-    local was = redis.call('HMGET', P .. 'run:' .. id, 'status', 'queue', 'tenant', 'priority')
-    if was[1] == 'waiting' then
+    local was = record(id, 'status', 'queue', 'tenant', 'priority')
+    if was[1] == 'waiting' and was[2] and was[3] then
       local queue = was[2]
       if g[3] then  -- whatever its labels: what it needs is there
         queue = string.match(queue, '^[^@]+') .. '@' .. g[3]
