@@ -1,17 +1,21 @@
 """Logs of the real processes: every line an object that says what it is about, and never a word of a prompt."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import shutil
 import signal
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.system.service import Service, kill_pid, living, prompt, serving, stream, until
+from tests.system.service import CLINVK, Service, free_port, kill_pid, living, prompt, serving, stream, until
 
 CANARY = "xyzzy-canary"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -248,3 +252,52 @@ def test_a_stream_that_a_replica_breaks_off_as_it_ends_is_a_line_with_its_run_an
     assert (line["level"], line["run_id"]) == ("info", following.run_id)
     assert line["request_id"]
     assert not [row for row in told if row["level"] in ("error", "critical")]
+
+
+@contextlib.contextmanager
+def on_a_terminal(service: Service, *words: str) -> Iterator[Callable[[], str]]:
+    """`clinvk` with its output on a terminal, and no word about its form; gives what can be read there."""
+    main, side = pty.openpty()
+    process = subprocess.Popen(
+        [CLINVK, *words], env=service.env(), stdin=side, stdout=side, stderr=side, start_new_session=True
+    )
+    os.close(side)
+    os.set_blocking(main, False)
+    seen = bytearray()
+
+    def read() -> str:
+        with contextlib.suppress(BlockingIOError, OSError):  # OSError: it has ended
+            seen.extend(os.read(main, 65536))
+        return seen.decode()
+
+    try:
+        yield read
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+        os.close(main)
+
+
+def test_on_a_terminal_lines_are_for_people_without_being_asked_for():
+    line = re.compile(r"^\d\d:\d\d:\d\d (debug  |info   |warning|error  ) [a-z_.]+: .")
+    port = free_port()
+    service = Service()
+    try:
+        with (
+            on_a_terminal(service, "serve", "--port", str(port)) as api,
+            on_a_terminal(service, "worker", "--name", "host0") as worker,
+        ):
+            base = f"http://127.0.0.1:{port}"
+            until(lambda: "is ready" in api())
+            until(lambda: httpx.get(base + "/api/v1/workers").json()["workers"])
+            prompt(base, "hi")
+            told = [until(lambda: "POST /api/v1/prompt 200" in api() and api())]
+            told.append(until(lambda: "worker.runner" in worker() and worker()))
+    finally:
+        service.close()
+
+    for text in told:
+        lines = text.splitlines()
+        assert [one for one in lines if line.match(one) and "run_id=run_" in one], text
+        assert not [one for one in lines if one.startswith("{")], text
+    assert "\nclinvk is ready on" in "\n" + told[0]
