@@ -6,10 +6,12 @@ import glob
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Mapping
 
 from shared.errors import StoreUnavailable
 from shared.store.sessions import Chore, Sessions
+from worker import rows
 from worker.backends import BACKENDS
 from worker.workspace import Workspaces
 
@@ -56,3 +58,9 @@ class Chores:
                     os.unlink(path)  # noqa: PTH108  # glob gives strings
                 with contextlib.suppress(OSError):  # the last one of its directory
                     os.rmdir(os.path.dirname(path))  # noqa: PTH106, PTH120  # as above
+        databases = backend.databases(self._environ)
+        for path in glob.glob(databases) if databases else ():  # noqa: PTH207  # as above
+            try:
+                rows.remove(path, chore.cli_id)
+            except sqlite3.Error as error:  # one that is broken, or not the CLI's own
+                _log.warning("what %s holds of a session cannot be removed: %s", path, error)

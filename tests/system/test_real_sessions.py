@@ -1,8 +1,10 @@
 """Sessions of the real CLIs: a further turn knows the first, wherever it is asked for, and nothing is left of a deleted one."""
 
 import json
+import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -41,10 +43,25 @@ def test_a_second_turn_through_another_replica_and_a_restarted_worker_holds_the_
     session = httpx.get(url).json()
     assert (session["status"], session["turn_count"]) == ("completed", 2)
     home = service.folder / "host0"
-    kept = [path for path in home.rglob("*.json*") if says(path, "TEAPOT")]
-    assert kept
+    assert holding(home, "TEAPOT")
     assert httpx.delete(url).json()["deleted"] is True
-    until(lambda: not any(path.exists() for path in kept if not shared(path)))
+    until(lambda: holding(home, "TEAPOT") == [])
+
+
+@both()
+@pytest.mark.parametrize("fields", [{}, {"ephemeral": True}])
+def test_nothing_of_an_erased_run_is_on_its_host(service, backend, fields):
+    base, home = service.apis[0][1], service.folder / "host0"
+    until(lambda: ready(base, backend))
+    for asked in ("[[mock:seen]] CANARY", "[[mock:status code=400]] CANARY"):
+        body = {"system_prompt": "CANARY of the system", **fields}
+        run_id = prompt(base, asked, backend=backend, **body)["run_id"]
+        assert ("ephemeral" in fields) or holding(home, "CANARY")
+
+        erased = httpx.delete(f"{base}/api/v1/runs/{run_id}", params={"erase": "true"}, timeout=30)
+
+        assert erased.status_code == 200, erased.text
+        until(lambda: holding(home, "CANARY") == [])
 
 
 def ready(base: str, backend: str) -> bool:
@@ -52,10 +69,14 @@ def ready(base: str, backend: str) -> bool:
     return any(entry["name"] == backend and entry["available"] for entry in backends)
 
 
-def says(path, text: str) -> bool:
-    return path.is_file() and text in path.read_text(errors="replace")
+def holding(home: Path, word: str) -> list[Path]:
+    """Every file with it: of the CLIs, of their databases, of what is kept warm, of the service."""
+    every = (Path(folder) / name for folder, _, names in os.walk(home) for name in names)
+    return [path for path in every if says(path, word)]
 
 
-def shared(path) -> bool:
-    """Files that a CLI keeps for all sessions together are its own affair."""
-    return path.name in ("history.jsonl", ".claude.json")
+def says(path: Path, word: str) -> bool:
+    try:
+        return path.is_file() and not path.is_symlink() and word.encode() in path.read_bytes()
+    except FileNotFoundError:
+        return False

@@ -107,5 +107,9 @@ class Backend(abc.ABC):
         worker's."""
         return ()
 
+    def databases(self, environ: Mapping[str, str]) -> str | None:  # noqa: ARG002  # for those that keep any
+        """A pattern (glob) of the SQLite databases in which the CLI keeps rows of sessions, by their ids."""
+        return None
+
     @abc.abstractmethod
     def parser(self, spec: RunSpec) -> Parser: ...

@@ -86,6 +86,11 @@ class Codex(Backend):
         home = environ.get("CODEX_HOME") or f"{environ.get('HOME', '/')}/.codex"
         return (f"{home}/sessions/*/*/*/rollout-*{cli_id}.jsonl",)
 
+    def databases(self, environ: Mapping[str, str]) -> str:
+        """Its prompts, titles and answers stand there too, beside the files that they were read from."""
+        home = environ.get("CODEX_SQLITE_HOME") or environ.get("CODEX_HOME") or f"{environ.get('HOME', '/')}/.codex"
+        return f"{home}/*.sqlite"
+
     def parser(self, spec: RunSpec) -> Parser:
         return _Parser(spec.prior_usage, to_schema=spec.schema is not None)
 
