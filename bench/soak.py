@@ -22,7 +22,7 @@ import httpx
 import redis
 
 from bench.soak_load import Callers
-from bench.soak_watch import OF_RUNS, Names, Watch
+from bench.soak_watch import OF_RUNS, Names, Watch, left_over, redis_grown
 from tests.system.sdks.clients import HERE
 from tests.system.service import Proc, Service, kill_pid, living, prompt, until
 
@@ -164,7 +164,7 @@ def judge(service: Service, callers: Callers, watch: Watch, *, memory: bool) -> 
     found["lost"] = [f"{len(lost)} runs that a caller was told of are not known: {sorted(lost)[:3]}"] if lost else []
     found["once"] = [] if counted == len(begun) else [f"{len(begun)} runs were begun, {counted} ends were counted"]
     found["left"] = [f"{count} in {name}" for name, count in left.items() if count]
-    found["names"] = [f"{names.kinds[kind]} {kind}" for kind in OF_RUNS if names.kinds[kind]]
+    found["names"] = left_over(names.kinds, len(begun) + len(flows))
     found["names"] += [f"without an end: {name}" for name in names.endless[:10]]
     found["processes"] = []
     if last["processes"] != first["processes"]:
@@ -176,6 +176,7 @@ def judge(service: Service, callers: Callers, watch: Watch, *, memory: bool) -> 
     ]
     if last["paths"] > first["paths"] + SPARE_FILES:
         found["files"].append(f"{first['paths']} paths under the homes at first, {last['paths']} at last")
+    found["redis"] = redis_grown(first["redis used_kib"], last["redis used_kib"], len(begun) + len(flows))
     found["memory"] = [grown for who in ("api0", "worker0", "warden0") if memory and (grown := _grown(watch, who))]
     return found
 

@@ -3,6 +3,8 @@
 import collections
 import contextlib
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,29 @@ ALWAYS = frozenset(
     | {"_kombu", "queue", "sessions"}
 )
 OF_RUNS = ("run", "events", "followers", "line", "turns", "held", "group", "closed", "session", "sessionids")
+# Every kind that there may be; and of those that end of themselves after hours, how many a run or flow may leave.
+KINDS = frozenset(re.findall(r"clinvk:(\w+)", names.__doc__ or "")) - {"live", "orders"} | {"_kombu", "queue"}
+OF_REQUESTS = {"same": 2}
+HANDFUL = 100  # all others are of tenants, queues, hosts, processes, days or callers, of which a soak has few
+REDIS_SPARE_KIB, REDIS_KIB_EACH = 16 << 10, 2
+
+
+def left_over(kinds: Mapping[str, int], begun: int) -> list[str]:
+    """What there is too much of, once no run is under way or kept. `begun`: how many runs and flows there were."""
+    found = [
+        f"{count} {kind}, which shared/names.py does not know" for kind, count in kinds.items() if kind not in KINDS
+    ]
+    for kind in sorted(KINDS & kinds.keys()):
+        most = 0 if kind in OF_RUNS else HANDFUL + OF_REQUESTS.get(kind, 0) * begun
+        if kinds[kind] > most:
+            found.append(f"{kinds[kind]} {kind}, at most {most} may be left")
+    return found
+
+
+def redis_grown(first_kib: int, last_kib: int, begun: int) -> list[str]:
+    """Redis' own memory: what is kept of a request for its repetition is small, all else must have gone."""
+    most = first_kib + REDIS_SPARE_KIB + REDIS_KIB_EACH * begun
+    return [f"redis: {first_kib} KiB at first, {last_kib} at last, at most {most}"] if last_kib > most else []
 
 
 class Names:
