@@ -37,6 +37,17 @@ def test_every_link_of_a_page_leads_somewhere(page):
     assert broken == []
 
 
+def test_the_figures_of_fuzzing_are_the_same_on_both_pages():
+    row = re.compile(r"^\| [^|]+ \| ([\d,]+) \| (\d+) \| (\d+) \|$", re.MULTILINE)
+    sums = []
+    for page in ("fuzzing.md", "security.md"):
+        found = [[int(cell.replace(",", "")) for cell in cells] for cells in row.findall((DOCS / page).read_text())]
+        sums.append([sum(column) for column in zip(*found, strict=True)])
+
+    assert sums[0] == sums[1]
+    assert sums[0][0] > 5000
+
+
 def test_the_index_names_every_page():
     text = (DOCS / "README.md").read_text()
     named = {(DOCS / link).resolve() for link in LINK.findall(text)}

@@ -65,6 +65,20 @@ def test_counts_go_on_over_a_restart_of_the_replica_that_made_them():
     assert total(seen, "clinvk_http_requests_total", "/api/v1/runs/{run_id}", "404") == 1
 
 
+def test_what_a_caller_makes_up_is_no_label():
+    with serving(workers=0, **ON) as service:
+        base = service.apis[0][1]
+        for method in ("BREW", "PROPFIND", "MKCALENDAR", "GET"):
+            httpx.request(method, f"{base}/made-up-{method}/x?made=up", headers={"host": "made-up.localhost"})
+
+        seen = until(lambda: (found := read(base)) and total(found, "clinvk_http_requests_total", "none") and found)
+
+    counted = [key for key in seen if key[0].startswith("clinvk_http_requests_total")]
+    methods = {key[key.index("method") + 1] for key in counted}
+    assert {"other", "GET"} <= methods <= {"other", "GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"}
+    assert not [key for key in seen if "made" in " ".join(key).lower() or "BREW" in key]
+
+
 def test_open_streams_lag_gaps_and_a_lost_worker_are_seen():
     with serving(**ON) as service:
         base = service.apis[0][1]
