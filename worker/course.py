@@ -11,9 +11,12 @@ from worker.backends.base import Exit
 class Course(abc.ABC):
     """`async with course:` from its beginning to its end; when the block is left, nothing of the run lives.
 
-    A backend's `Parser` makes events of the chunks, whatever protocol they are lines of. Begun by entering the block:
-    until then the run has done nothing, and may still be carried out in another way.
+    A backend's `Parser` makes events of the chunks, whatever protocol they are lines of. Until `begin` the run has done
+    nothing, and may still be carried out in another way or not at all. `end` may come at any moment: before `begin`, which
+    then does nothing, or while that waits.
     """
+
+    is_cut = False  # `chunks` ended before the CLI did: more came than could be passed on
 
     async def __aenter__(self) -> Self:
         return self
@@ -21,6 +24,9 @@ class Course(abc.ABC):
     @abc.abstractmethod
     async def __aexit__(self, *exc: object) -> None:
         """A cancellation that comes meanwhile waits until the end is reached, which has its own limits."""
+
+    async def begin(self) -> None:  # noqa: B027  # most have begun when they are opened
+        """The run does something from here on; that of a process of its own has begun with it."""
 
     @abc.abstractmethod
     def chunks(self) -> AsyncIterator[bytes]:

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import logging
+import math
 import shlex
 import signal
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -39,8 +41,14 @@ from worker.warm.pool import Pool
 _log = logging.getLogger(__name__)
 
 _END_WITHIN_S = 300.0  # how long the end of a run is offered to a Redis that is away
+_UNDONE_S = 0.4  # until a run that must end while it is being opened is given up; then that ends by its own limits
 _KILL_S = 1.0  # before a lease runs out, its child must be dead; SIGKILL takes milliseconds
 
+_CUT = Failure(
+    "output_too_large",
+    "the run put out more than could be passed on in time: its events waited for Redis",
+    "output_too_large",
+)
 SHUTDOWN = Failure(
     "worker_shutdown", "the worker was shut down and this run did not end within its grace", "worker_shutdown"
 )
@@ -86,6 +94,7 @@ class Runner:
         self._warm = warm
         self._spans = spans
         self._held: dict[str, Live] = {}
+        self._undoing: set[asyncio.Task[None]] = set()
         self._slots = {name: asyncio.Semaphore(count) for name, count in limits.at_once.items()}
         self._draining = False
         self._forsaken = False
@@ -178,10 +187,12 @@ class Runner:
         finally:
             prepared.clean()
 
-    async def _open(self, live: Live, prepared: Prepared) -> tuple[Course, Parser]:
-        """By a warm process where one can serve it, else by a process of its own."""
-        if self._warm is not None and (opened := await self._warm.open(prepared)) is not None:
+    async def _open(self, live: Live, prepared: Prepared, deadline: float) -> tuple[Course, Parser] | None:
+        """By a warm process where one can serve it, else by a process of its own. None: it must end before it began."""
+        if self._warm is not None and (opened := await self._open_warm(self._warm, live, prepared, deadline)):
             return opened
+        if live.stopped.is_set():
+            return None
         process = await Process.start(
             prepared.launch,
             run_id=live.spec.id,
@@ -191,12 +202,34 @@ class Runner:
         )
         return process, prepared.backend.parser(live.spec)
 
+    async def _open_warm(
+        self, pool: Pool, live: Live, prepared: Prepared, deadline: float
+    ) -> tuple[Course, Parser] | None:
+        opening = asyncio.create_task(pool.open(prepared), name=f"open-{live.spec.id}")
+        wanted = False
+        try:
+            await self._watch(live, opening, deadline)
+            wanted = not live.stopped.is_set()
+            return opening.result() if wanted else None
+        finally:
+            if not wanted:  # not broken off: a process that does not answer is to be found out, whoever has left
+                undoing = asyncio.create_task(_undo(opening), name=f"undo-{live.spec.id}")
+                self._undoing.add(undoing)
+                undoing.add_done_callback(self._undoing.discard)
+                await asyncio.wait({undoing}, timeout=_UNDONE_S)
+
     async def _run_cli(self, live: Live, prepared: Prepared) -> Outcome:
-        course, parser = await self._open(live, prepared)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._limit_s(live)
+        opened = await self._open(live, prepared, deadline)
+        if opened is None:
+            return Outcome(failure=live.failure)
+        course, parser = opened
+        live.alive_at = loop.time()
         async with course:
             pump = asyncio.create_task(self._pump(live, course, parser), name=f"pump-{live.spec.id}")
             try:
-                await self._watch(live, pump)
+                await self._watch(live, pump, deadline, idle_s=self._limits.idle_s)
                 if not pump.done():
                     await course.end(grace_s=self._limits.end_grace_s, fast=live.fast)
                 exit = await pump
@@ -204,6 +237,8 @@ class Runner:
                 pump.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([pump])
+        if course.is_cut:
+            live.stop(_CUT)
         contents, outcome = parser.finish(exit)
         for content in contents:
             live.add(content)
@@ -215,7 +250,7 @@ class Runner:
 
     async def _pump(self, live: Live, course: Course, parser: Parser) -> Exit:
         loop = asyncio.get_running_loop()
-        live.alive_at = loop.time()
+        await course.begin()
         async for chunk in course.chunks():
             live.read(chunk)
             if live.full:  # read on only so that it can end
@@ -233,24 +268,26 @@ class Runner:
             await self._publisher.room(live)
         return await course.wait()
 
-    async def _watch(self, live: Live, pump: "asyncio.Task[Exit]") -> None:
-        """Returns when the CLI has ended or the run must."""
+    def _limit_s(self, live: Live) -> float:
+        return live.spec.timeout_s or self._limits.timeout_s
+
+    async def _watch(self, live: Live, what: "asyncio.Task[Any]", deadline: float, *, idle_s: float = math.inf) -> None:
+        """Returns when that is done or the run must end."""
         loop = asyncio.get_running_loop()
-        limit_s = live.spec.timeout_s or self._limits.timeout_s
-        deadline = loop.time() + limit_s
         stopped = asyncio.create_task(live.stopped.wait(), name=f"stop-{live.spec.id}")
         try:
-            while not pump.done() and not live.stopped.is_set():
+            while not what.done() and not live.stopped.is_set():
                 now = loop.time()
                 if now >= deadline:
-                    live.stop(Failure("timeout", f"the run did not end within {limit_s:g} s", "timed_out"))
+                    within = f"the run did not end within {self._limit_s(live):g} s"
+                    live.stop(Failure("timeout", within, "timed_out"))
                     return
-                idle_at = live.alive_at + self._limits.idle_s
+                idle_at = live.alive_at + idle_s
                 if now >= idle_at:
-                    live.stop(Failure("timeout", f"the CLI said nothing for {self._limits.idle_s:g} s", "idle"))
+                    live.stop(Failure("timeout", f"the CLI said nothing for {idle_s:g} s", "idle"))
                     return
                 await asyncio.wait(
-                    {pump, stopped}, timeout=min(deadline, idle_at) - now, return_when=asyncio.FIRST_COMPLETED
+                    {what, stopped}, timeout=min(deadline, idle_at) - now, return_when=asyncio.FIRST_COMPLETED
                 )
         finally:
             stopped.cancel()
@@ -366,6 +403,14 @@ class Runner:
                 await self._empty.wait()
         for live in list(self._held.values()):
             live.stop(SHUTDOWN)
+
+
+async def _undo(opening: "asyncio.Task[tuple[Course, Parser] | None]") -> None:
+    """What is being opened for a run that must end is closed when it is open."""
+    with contextlib.suppress(ClinvkError):
+        opened = await opening
+        if opened is not None:
+            await opened[0].__aexit__(None, None, None)
 
 
 def _shown(launch: Launch) -> str:

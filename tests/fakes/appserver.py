@@ -28,6 +28,7 @@ class Turn:
         self.words = text.split(" ", 1)
         self.id = f"turn-{thread}"
         self.stopped = threading.Event()
+        self.started = threading.Event()
         self.deaf = self.words[0] == "deaf"
         threading.Thread(target=self.run, daemon=True).start()
 
@@ -42,11 +43,18 @@ class Turn:
         self.note("thread/tokenUsage/updated", tokenUsage={"total": total})
         self.note("turn/completed", turn={"id": self.id, "status": status, "error": None, **more})
 
+    def refuses(self, turn):
+        """An interrupt, as the CLI does: of a turn that is not under way, but for one that has no name."""
+        return (turn or self.words[0] == "shy") and not self.started.is_set()
+
     def run(self):
-        self.note("turn/started", turn={"id": self.id, "status": "inProgress"})
         what, rest = self.words[0], self.words[-1]
+        while what in ("shy", "coming") and not os.path.exists(rest) and not self.stopped.is_set():
+            time.sleep(0.005)
+        self.started.set()
+        self.note("turn/started", turn={"id": self.id, "status": "inProgress"})
         print(f"{what}: too many requests", file=sys.stderr, flush=True)  # not of the run that ends badly later
-        if what in ("hang", "deaf"):
+        if what in ("hang", "deaf", "shy", "coming"):
             self.delta("begun ")
             self.stopped.wait(300)
             self.end("interrupted")
@@ -74,8 +82,20 @@ class Turn:
         if what == "flood":
             while not self.stopped.is_set():
                 self.delta("x" * 4000)
+            if rest != what:
+                open(rest, "w").close()
             self.end("interrupted")
             return
+        if what == "foul":
+            say(b'{"method":"item/started","params":{"threadId":"\xff\xfe"}}\n' * 3)
+            say(
+                b'{"id":9,"method":"item/tool/call","params":{"threadId":"' + self.thread.encode() + b'","x":"\xff"}}\n'
+            )
+            say(b'{"id":9,"method":"item/tool/call","params":{"threadId":"\xff"}}\n')
+        if what == "noisy":
+            for _ in range(12):
+                say(b"this is no JSON\n" * 99)
+                self.delta("n")
         if what == "stray":
             while True:
                 say(b'{"method":"x","params":{"threadId":"nobody","text":"' + b"y" * 1_000_000 + b'"}}\n')
@@ -113,6 +133,8 @@ def serve():
     threads, turns, count = {}, {}, 0
     for line in sys.stdin.buffer:
         asked = json.loads(line)
+        if "method" not in asked:
+            continue
         method, params, number = asked["method"], asked.get("params") or {}, asked.get("id")
         thread = params.get("threadId")
         result = {}
@@ -121,6 +143,12 @@ def serve():
             continue
         if method in ("thread/start", "thread/resume"):
             if params.get("model") == "mute":
+                continue
+            if params.get("model") == "odd":
+                say({"id": number, "result": {"thread": 5}})
+                continue
+            if params.get("model") == "foul":
+                say(b'{"id":%d,"result":{"thread":{"id":"\xff"}}}\n' % number)
                 continue
             if params.get("model") == "refused":
                 say({"id": number, "error": {"code": -32600, "message": f"no such model for {params}"}})
@@ -139,8 +167,14 @@ def serve():
             say({"id": number, "result": {"turn": {"id": f"turn-{thread}"}}})
             turns[thread] = Turn(thread, threads[thread], text)
             continue
+        if method == "thread/archive" and (thread not in turns or os.path.exists(__file__ + ".archives")):
+            say({"id": number, "error": {"code": -32600, "message": f"no rollout found for thread id {thread}"}})
+            continue
         if method == "turn/interrupt":
             if turns[thread].deaf:
+                continue
+            if turns[thread].refuses(params["turnId"]):
+                say({"id": number, "error": {"code": -32600, "message": "no active turn to interrupt"}})
                 continue
             turns[thread].stopped.set()
         if number is not None:

@@ -1,16 +1,19 @@
 """What the tests of processes share: a record of every pid, so that each is waited for and none outlives its test."""
 
+import asyncio
 import contextlib
 import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.process.warm import World
+from tests.servers import RedisServer
 from worker import tree
 
 
@@ -101,3 +104,32 @@ def still_there(before: set[int]) -> list[tree.Seen]:
         if not left or time.monotonic() > deadline:
             return [seen for pid in left if (seen := tree.look(pid)) is not None]
         select.select([], [], [], 0.002)
+
+
+@pytest.fixture(scope="module")
+def warm_store() -> Iterator[RedisServer]:
+    server = RedisServer(fsync="no")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def on_warm(warm_store: RedisServer, tmp_path: Path) -> Callable[..., None]:
+    client = warm_store.client()
+    client.flushall()
+    client.close()
+
+    def go(test: Callable[[World], Awaitable[None]], **more: Any) -> None:
+        async def main() -> None:
+            world = World(warm_store.url, tmp_path, **more)
+            await world.open()
+            try:
+                async with asyncio.timeout(60):
+                    await test(world)
+            finally:
+                await world.close()
+
+        asyncio.run(main())
+        assert not list((tmp_path / "clinvk" / "runs").iterdir())
+
+    return go

@@ -113,6 +113,7 @@ class House:
                 return None
             course, parser = opened
             async with course:
+                await course.begin()
                 if end:
                     async for chunk in course.chunks():
                         parser.feed(chunk)

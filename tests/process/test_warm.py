@@ -5,9 +5,6 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,42 +13,12 @@ from tests.process import scripts
 from tests.process.conftest import Pids
 from tests.process.test_priority import is_low
 from tests.process.warm import World, cause, host_of, text
-from tests.servers import RedisServer
 from worker import tree
 from worker.warm import codex, guest
 from worker.warm import pool as pool_module
 from worker.warm.resident import State
 
 pytestmark = [pytest.mark.usefixtures("subreaper"), pytest.mark.redis]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    server = RedisServer(fsync="no")
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def on_warm(server: RedisServer, tmp_path: Path) -> Callable[..., None]:
-    client = server.client()
-    client.flushall()
-    client.close()
-
-    def go(test: Callable[[World], Awaitable[None]], **more: Any) -> None:
-        async def main() -> None:
-            world = World(server.url, tmp_path, **more)
-            await world.open()
-            try:
-                async with asyncio.timeout(60):
-                    await test(world)
-            finally:
-                await world.close()
-
-        asyncio.run(main())
-        assert not list((tmp_path / "clinvk" / "runs").iterdir())
-
-    return go
 
 
 # -- which way

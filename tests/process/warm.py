@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from shared.config import BackendConfig, Config, Warm
+from shared.ids import new_id
 from shared.redis import Redis
 from shared.run import Failure, Run, RunSpec
+from shared.store.runs import Depth
+from shared.store.sessions import opening
 from shared.warm import WarmState
 from tests.store.store import Store
 from worker.host import packaged_version
@@ -43,7 +46,7 @@ class World:
         warm = {name: more.pop(name) for name in Warm.__struct_fields__ if name in more}
         self.short = False
         cli = folder / "cli"
-        cli.mkdir()
+        cli.mkdir(exist_ok=True)
         shutil.copy(_FAKES / file, cli)
         if version:
             (cli / "package.json").write_text(json.dumps({"name": package, "version": version}))
@@ -87,7 +90,11 @@ class World:
         return found
 
     async def begin(self, prompt: str, **fields: Any) -> tuple[RunSpec, "asyncio.Task[Run]"]:
-        spec = await self.store.add(backend=self.backend, prompt=prompt, **fields)
+        if "session_id" in fields:
+            spec = RunSpec(id=new_id("run"), tenant="t", backend=self.backend, prompt=prompt, **fields)
+            await self.store.runs.add(spec, self.backend, follower=None, depth=Depth(10), opening=opening(spec, ()))
+        else:
+            spec = await self.store.add(backend=self.backend, prompt=prompt, **fields)
         return spec, asyncio.create_task(self._carry_out(spec))
 
     async def _carry_out(self, spec: RunSpec) -> Run:
@@ -102,6 +109,21 @@ class World:
         """Until so many events of a run are there."""
         while (await self.get(spec)).sequence < events:
             await asyncio.sleep(0)
+
+    async def held(self, spec: RunSpec) -> None:
+        """Until the runner has it."""
+        while not self.holds(spec):
+            await asyncio.sleep(0)
+
+    def holds(self, spec: RunSpec) -> bool:
+        return spec.id in self.runner._held
+
+    @property
+    def host(self) -> int:
+        """The pid of its only warm process."""
+        (one,) = self.pool._kept[self.backend]
+        assert one.process is not None
+        return one.process.pid
 
     def cancel(self, spec: RunSpec) -> None:
         self.runner.order(f"cancel {spec.id} x".encode(), lambda _: Failure("cancelled", "it was", "cancelled"))

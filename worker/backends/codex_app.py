@@ -140,8 +140,8 @@ class AppParser(Parser):
         self._lines = Lines()
         self._answer = Answer()
         self._thoughts = Answer()
-        self._open = ""  # what has come of the message that is not whole yet
-        self._open_thought = ""
+        self._open: list[str] = []  # what has come of the message that is not whole yet; joined once
+        self._open_thought = False  # whether something has come of one
         self._last: str | None = None  # of the messages to a schema, until it is known whether another follows
         self._thread_id: str | None = None
         self._total: Usage | None = None
@@ -190,14 +190,14 @@ class AppParser(Parser):
     def _said(self, delta: str) -> list[Content]:
         if self._to_schema:
             return []
-        self._open += delta
+        self._open.append(delta)
         return self._answer.add(delta)
 
     def _message(self, whole: str) -> list[Content]:
         if self._to_schema:
             before, self._last = self._last, whole
             return [Progress(before)] if before else []
-        sent, self._open = self._open, ""
+        sent, self._open = "".join(self._open), []
         events: list[Content] = []
         if not whole.startswith(sent):  # it was not what it came to: a retry that nobody told of
             self._answer.restart()
@@ -206,14 +206,14 @@ class AppParser(Parser):
         return [*events, *self._answer.close()]
 
     def _thought(self, delta: str) -> list[Content]:
-        self._open_thought += delta
+        self._open_thought = self._open_thought or bool(delta)
         return _as_thinking(self._thoughts.add(delta))
 
     def _reasoning(self, item: Any) -> list[Content]:
         summary = part(item, "summary")
         whole = "\n".join(map(text, summary)) if isinstance(summary, list) else ""
         sent = self._open_thought
-        self._open_thought, self._thoughts = "", Answer()
+        self._open_thought, self._thoughts = False, Answer()
         if sent or not whole:
             return []
         return [Thinking(whole)]
@@ -276,10 +276,10 @@ class AppParser(Parser):
             self.hopeless = classify("codex", words, status=401)
         if self._open:
             self._answer.restart()
-            self._open = ""
+            self._open = []
         if self._open_thought:
             self._thoughts.restart()
-            self._open_thought = ""
+            self._open_thought = False
         return [Progress(words)]
 
     def _end(self, turn: Any) -> list[Content]:

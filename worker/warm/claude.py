@@ -122,16 +122,20 @@ class Spare(Course):
         self._run_id = run_id
         self._wire = _control(resident)
         self._strand = Strand()
-        self._closed = False
+        self._begun = self._closed = False
         resident.take()
         self._wire.attach(self._strand)
 
     async def __aenter__(self) -> Self:
-        self._wire.say(self._message)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+    async def begin(self) -> None:
+        if self._strand.exit is None:
+            self._begun = True
+            self._wire.say(self._message)
 
     def chunks(self) -> AsyncIterator[bytes]:
         return self._strand.chunks()
@@ -140,7 +144,7 @@ class Spare(Course):
         return await self._strand.ended()
 
     async def end(self, *, grace_s: float, fast: bool = False) -> None:
-        if self._strand.exit is None and not fast and grace_s > 0:
+        if self._begun and self._strand.exit is None and not fast and grace_s > 0:
             self._wire.say(interrupt())
             self._wire.hang_up()
             with contextlib.suppress(TimeoutError):

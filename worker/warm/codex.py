@@ -1,5 +1,6 @@
 """Runs of codex on a resident `codex app-server`: a thread for each, its end, and its release to other processes."""
 
+import contextlib
 from collections.abc import Hashable
 from typing import Any
 
@@ -10,6 +11,7 @@ from shared.run import Outcome, RunSpec
 from worker import stamps
 from worker.backends import codex_app
 from worker.backends.base import Exit, Launch, Parser, Place
+from worker.backends.lines import part, text
 from worker.course import Course
 from worker.process import Process
 from worker.stage import Prepared
@@ -19,7 +21,7 @@ from worker.warm.driver import Cold, Driver, Plan
 from worker.warm.guest import Guest
 from worker.warm.resident import Resident
 from worker.warm.rpc import Refused, Rpc
-from worker.warm.wire import Wire
+from worker.warm.wire import UNREADABLE, Wire
 
 _CALL_S = 15.0
 _LEAVE_S = 5.0
@@ -64,7 +66,7 @@ class _Connection(Rpc):
             return
         try:
             told = _heard.decode(params)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return
         if told.thread is not None and told.thread.parent_thread_id is not None:
             guest = self.guests.get(told.thread.parent_thread_id)
@@ -156,6 +158,8 @@ class _Guest(Guest):
         self._talk = talk
         self._thread = ""
         self._turns: dict[str, str] = {}  # those under way, by thread
+        self._told = False  # of a turn: there is a file of the thread
+        self._interrupted = False
 
     async def open(self) -> None:
         talk = self._talk
@@ -163,36 +167,42 @@ class _Guest(Guest):
             reply = await self._wire.call("thread/start", talk.thread, limit_s=_CALL_S)
         else:
             reply = await self._wire.call("thread/resume", {"threadId": talk.resume, **talk.thread}, limit_s=_CALL_S)
-        thread = reply.result["thread"]["id"]
-        self._thread = thread
+        self._thread = thread = text(part(reply.result, "thread", "id"))
+        if not thread:
+            raise Refused("thread/start", 0, "an answer without a thread")
         self._wire.guests[thread] = self
         self._wire.attach(thread, self.strand)
         self.strand.add(reply.line)
         if talk.items:
             await self._wire.call("thread/inject_items", {"threadId": thread, "items": talk.items}, limit_s=_CALL_S)
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         await self._wire.call("turn/start", {"threadId": self._thread, **self._talk.turn}, limit_s=_CALL_S)
 
     def turned(self, thread: str, turn: str, *, begun: bool, status: str) -> None:
+        self._told = True
         if begun:
             self._turns[thread] = turn
+            if self._interrupted:
+                self._interrupt(thread, turn)
             return
         self._turns.pop(thread, None)
         if thread == self._thread:
             self.strand.end(Exit(code=0 if status == "completed" else 1))
 
-    async def interrupt(self, limit_s: float) -> None:
-        for thread, turn in list(self._turns.items()):
-            try:
-                await self._wire.call("turn/interrupt", {"threadId": thread, "turnId": turn}, limit_s=limit_s)
-            except Refused:  # it has just ended
-                self._turns.pop(thread, None)
+    def interrupt(self) -> None:
+        self._interrupted = True  # a turn that it tells of after this is interrupted then
+        for thread, turn in ({self._thread: ""} | self._turns).items():  # no name: whatever is about to begin there
+            self._interrupt(thread, turn)
+
+    def _interrupt(self, thread: str, turn: str) -> None:
+        self._wire.ask("turn/interrupt", {"threadId": thread, "turnId": turn})  # refused where it has just ended
 
     async def leave(self) -> None:
-        if self._turns:  # of threads that the model opened for itself and that outlived its turn
-            await self.interrupt(_LEAVE_S)
-        if self._talk.kept and self._thread:
+        for thread, turn in list(self._turns.items()):  # of threads that the model opened for itself, still under way
+            with contextlib.suppress(Refused):
+                await self._wire.call("turn/interrupt", {"threadId": thread, "turnId": turn}, limit_s=_LEAVE_S)
+        if self._talk.kept and (self._told or (self._thread and self._talk.resume)):
             # It would hold the thread's file for itself. To lay it aside and take it up is the way to let go of it.
             await self._wire.call("thread/archive", {"threadId": self._thread}, limit_s=_LEAVE_S)
             await self._wire.call("thread/unarchive", {"threadId": self._thread}, limit_s=_LEAVE_S)

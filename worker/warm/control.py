@@ -11,11 +11,10 @@ from worker.backends.base import Exit
 from worker.backends.claude_spare import answered
 from worker.process import Process
 from worker.warm.rpc import Refused
-from worker.warm.wire import Gone, Strand, Wire
+from worker.warm.wire import UNREADABLE, Gone, Strand, Wire, lines
 
 _log = logging.getLogger(__name__)
 
-_LINE_BYTES = 64 << 20
 _EXIT_S = 2.0  # between the end of its output and its exit
 
 
@@ -70,21 +69,8 @@ class Control(Wire):
         self._strand = strand
 
     async def read(self) -> None:
-        rest: list[bytes] = []
-        size = 0
-        async for chunk in self._process.chunks():
-            head, *more = chunk.split(b"\n")
-            rest.append(head)
-            size += len(head)
-            if more:
-                await self._take(b"".join(rest) + b"\n")
-                for line in more[:-1]:
-                    await self._take(line + b"\n")
-                rest, size = [more[-1]], len(more[-1])
-            if size > _LINE_BYTES:
-                raise Gone("a line that does not end")
-        if size and self._strand is not None:
-            self._strand.add(b"".join(rest))
+        async for line in lines(self._process.chunks()):
+            await self._take(line)
         with contextlib.suppress(TimeoutError):  # its own exit code is the run's
             async with asyncio.timeout(_EXIT_S):
                 await self._process.wait()
@@ -92,7 +78,7 @@ class Control(Wire):
     async def _take(self, line: bytes) -> None:
         try:
             kind = _head.decode(line).type
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             kind = ""  # the parser of the run's lines deals with it
         if kind == "control_response":
             self._answered(line)
@@ -105,7 +91,7 @@ class Control(Wire):
     def _answered(self, line: bytes) -> None:
         try:
             found = answered(_object.decode(line))
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             return
         if found is None or (future := self._asked.get(found[0])) is None or future.done():
             return

@@ -21,7 +21,7 @@ from worker.warm import gemini_home
 from worker.warm.driver import Cold, Driver, Plan
 from worker.warm.gemini_home import Home
 from worker.warm.guest import Guest
-from worker.warm.rpc import Refused, Rpc
+from worker.warm.rpc import Call, Refused, Rpc
 from worker.warm.wire import Gone, Strand, Wire
 
 if TYPE_CHECKING:
@@ -137,8 +137,9 @@ class _Told(Strand):
 class _Session(Guest):
     def __init__(self, resident: "Resident", prepared: Prepared, what: _What) -> None:
         spec, place = prepared.spec, prepared.place
-        super().__init__(resident, spec.id, (place.scratch, *((place.cwd,) if spec.workdir is None else ())))
-        self.strand = _Stamped()
+        self._prompt = acp.prompt(spec)
+        folders = (place.scratch, *((place.cwd,) if spec.workdir is None else ()))
+        super().__init__(resident, spec.id, folders, _Stamped())
         self._wire = _wire(resident)
         assert self._wire.home is not None
         self._home = self._wire.home
@@ -193,7 +194,7 @@ class _Session(Guest):
             if self._what.way.edits:
                 await self._call("session/set_mode", {"sessionId": id, "modeId": self._what.way.mode})
         except (KeyError, TypeError):
-            raise Gone("session/new: an answer without a session") from None
+            raise Refused("session/new", 0, "an answer without a session") from None
         return id
 
     async def _call(self, method: str, params: Any) -> Any:
@@ -201,24 +202,24 @@ class _Session(Guest):
 
     # -- the guest's
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         assert self._id is not None
         self.strand.add(acp.session_line(self._id))
-        self._wire.attach(self._id, self.strand, self._asked)
-        self._talking = asyncio.create_task(self._talk(self._id), name=f"talk-{self.run_id}")
+        self._wire.attach(self._id, self.strand, self._answer)
+        call = self._wire.send("session/prompt", {"sessionId": self._id, "prompt": self._prompt})
+        self._talking = asyncio.create_task(self._talk(self._id, call), name=f"talk-{self.run_id}")
 
-    def _asked(self, method: str, params: Any) -> Any:
+    def _answer(self, method: str, params: Any) -> Any:
         if method != "session/request_permission":
             raise LookupError(method)
         request = {"method": method, "params": params}
         self.strand.add(msgspec.json.encode(request) + b"\n")
         return acp.permission(request)
 
-    async def _talk(self, id: str) -> None:
+    async def _talk(self, id: str, call: Call) -> None:
         """The turn, until the CLI has said what came of it."""
         try:
-            asked = {"sessionId": id, "prompt": acp.prompt(self._spec)}
-            reply = await self._wire.call("session/prompt", asked, limit_s=_TURN_S)
+            reply = await self._wire.answer(call, limit_s=_TURN_S)
             last, code = reply.line, 0
         except Refused as error:
             self._see(error)
@@ -233,7 +234,8 @@ class _Session(Guest):
         self.strand.add(last)
         self.strand.end(Exit(code=code))
 
-    async def interrupt(self, limit_s: float) -> None:  # noqa: ARG002  # it answers in milliseconds
+    def interrupt(self) -> None:
+        # Behind the prompt, which it has taken when it reads this.
         self._wire.notify("session/cancel", {"sessionId": self._id})
 
     def detach(self) -> None:

@@ -28,35 +28,41 @@ _PASSING_S = 0.3
 
 
 class Guest(Course):
-    """A driver says how it begins, how it is interrupted and how it takes its leave. `folders`: the run's own, in which
+    """A driver says how it starts, how it is interrupted and how it takes its leave. `folders`: the run's own, in which
     nothing of another run has its working directory.
 
-    The driver calls `strand.end(Exit(code=0))` when the CLI has said that the run is done, code 1 where it has failed,
+    Whenever it is to end, `end` asks the CLI once and waits for what the CLI says of the run. The driver calls `strand.end(Exit(code=0))` when the CLI has said that the run is done, code 1 where it has failed,
     and `claim_soon` when it says that it starts something.
     """
 
-    def __init__(self, resident: Resident, run_id: str, folders: tuple[str, ...]) -> None:
+    def __init__(
+        self, resident: Resident, run_id: str, folders: tuple[str, ...], strand: Strand | None = None
+    ) -> None:
         self.resident = resident
         self.run_id = run_id
-        self.strand = Strand()
+        self.strand = strand or Strand()
+        self.strand.on_cut = self.interrupt
         self._mark = tree.new_mark(run_id, this_warden())
         self._folders = folders
         self._begun = self._closed = False
         self._timers: list[asyncio.TimerHandle] = []
         resident.take()
+        resident.guests[run_id] = self._mark.tag
 
     # -- the driver's
 
     @abc.abstractmethod
-    async def begin(self) -> None:
-        """The run does something from here on. Raises: Gone, Refused."""
+    async def start(self) -> None:
+        """`begin`, on a process that goes on. Before it waits for anything, the CLI has been told. Raises: Gone, Refused."""
 
     @abc.abstractmethod
-    async def interrupt(self, limit_s: float) -> None:
-        """Asks the CLI to end the run; the strand's end shows that it has. Raises: Gone, Refused."""
+    def interrupt(self) -> None:
+        """Tells the CLI, once, to end what it has been told to start, though it may not have said that it has; the
+        strand's end shows that it did."""
 
     async def leave(self) -> None:  # most have nothing to say
-        """After the run's end, on a process that goes on: what must be done before the next turn. Raises: Gone, Refused."""
+        """After the run's end, on a process that goes on: what must be done before the next turn. Raises: Gone; Refused,
+        and the process takes no more runs."""
 
     @abc.abstractmethod
     def detach(self) -> None:
@@ -65,13 +71,6 @@ class Guest(Course):
     # -- the runner's
 
     async def __aenter__(self) -> Self:
-        self._begun = True
-        try:
-            await self.begin()
-        except Refused as error:
-            self.strand.end(Exit(code=1, stderr=error.message))
-        except Gone as error:
-            self._give_up(str(error))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -83,26 +82,40 @@ class Guest(Course):
             self._closed = True
             await to_its_end(self._finish(), f"end-{self.run_id}")
 
+    async def begin(self) -> None:
+        if self.strand.exit is not None:  # it was to end before it began
+            return
+        self._begun = True
+        try:
+            await self.start()
+        except Refused as error:
+            self.strand.end(Exit(code=1, stderr=error.message))
+        except Gone as error:
+            self._give_up(str(error))
+
     def chunks(self) -> AsyncIterator[bytes]:
         return self.strand.chunks()
 
+    @property
+    def is_cut(self) -> bool:  # type: ignore[override]  # which it is, is its strand's affair
+        return self.strand.is_cut
+
     async def wait(self) -> Exit:
-        return await self.strand.ended()
+        return await self.strand.read()
 
     async def end(self, *, grace_s: float, fast: bool = False) -> None:
-        if self.strand.exit is None:
+        if not self._begun:
+            self.strand.end(Exit(code=-9))
+        elif self.strand.exit is None:
             self.claim()
-            limit_s = _FAST_S if fast else min(max(grace_s, _FAST_S), _INTERRUPT_S)
+            self.interrupt()
+            if fast:
+                self._kill(self._look())
             try:
-                async with asyncio.timeout(limit_s):
-                    await self.interrupt(limit_s)
-                    if fast:
-                        self._kill(self._look())
+                async with asyncio.timeout(_FAST_S if fast else min(max(grace_s, _FAST_S), _INTERRUPT_S)):
                     await self.strand.ended()
-            except (TimeoutError, Gone, Refused) as error:
-                self._give_up(
-                    f"an interrupt was not answered: {error}" if str(error) else "an interrupt was not answered"
-                )
+            except TimeoutError:
+                self._give_up("an interrupt was not answered")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_GONE_WITHIN_S):
                         await self.resident.gone()
@@ -119,7 +132,7 @@ class Guest(Course):
         """What the CLI has started for this run is known for it from now on, whatever it does."""
         process = self.resident.process
         if process is not None:
-            leavings.claim(process.pid, self.resident.mark.tag, self.resident.own, self._mark, self._folders)
+            leavings.claim(process.pid, self._whereabouts())
 
     def _give_up(self, why: str) -> None:
         self.resident.condemn("hung", why)
@@ -129,22 +142,29 @@ class Guest(Course):
             timer.cancel()
         try:
             if self._begun and self.strand.exit is None:
-                await self.end(grace_s=0, fast=True)
+                await self.end(grace_s=_INTERRUPT_S)
             await self._sweep()
             if self.resident.state is not State.DEAD:
                 try:
                     await self.leave()
-                except (Gone, Refused) as error:
+                except Refused as error:
+                    self.resident.drain("refused", str(error))
+                except Gone as error:
                     self._give_up(str(error))
         finally:
             self.detach()
             self.strand.deafen()
+            self.resident.guests.pop(self.run_id, None)
             self.resident.release()
 
     def _look(self) -> leavings.Found:
         process = self.resident.process
         host = None if process is None else process.pid
-        return leavings.look(host, self.resident.mark.tag, self.resident.own, self._mark, self._folders)
+        return leavings.look(host, self._whereabouts())
+
+    def _whereabouts(self) -> leavings.Whereabouts:
+        others = {run_id: tag for run_id, tag in self.resident.guests.items() if run_id != self.run_id}
+        return leavings.Whereabouts(self.resident.mark.tag, self.resident.own, self._mark, self._folders, others)
 
     def _kill(self, found: leavings.Found) -> None:
         process = self.resident.process

@@ -65,6 +65,7 @@ class Resident:
         self.mark = tree.Mark(id, 0)
         self.wire: Wire | None = None
         self.own: list[tree.Seen] = []
+        self.guests: dict[str, int] = {}  # the tags of the runs on it, by the runs' ids
         self._instance = instance
         self._max_bytes = max_bytes
         self._changed = changed

@@ -9,13 +9,13 @@ import msgspec
 
 from worker.backends.base import Exit
 from worker.process import Process
-from worker.warm.wire import Gone, Strand, Wire
+from worker.warm.wire import UNREADABLE, Gone, Strand, Wire, lines
 
 _log = logging.getLogger(__name__)
 
-_LINE_BYTES = 64 << 20
 _STRAY_BYTES = 64 << 20  # for no run that is known, since the last line that was for one
-_STRANGE_LINES = 1000  # that were no JSON objects
+_STRANGE_LINES = 1000  # that were no JSON objects, one behind the other
+_CROWDED_S = 0.1  # in which a run's events are taken, or it is cut off: all the others wait meanwhile
 _UNREAD_BYTES = 64 << 20  # of ours that the child has not taken
 _NO_METHOD = -32601
 
@@ -35,8 +35,16 @@ class Refused(Exception):
 
 
 class Reply(NamedTuple):
-    result: Any
+    result: Any  # None also where it cannot be read
     line: bytes  # as it came, for a parser that wants to see it
+
+
+class Call(NamedTuple):
+    """What has been asked and is not answered yet."""
+
+    number: int
+    method: str
+    answer: "asyncio.Future[Reply]"
 
 
 class _Head(msgspec.Struct):
@@ -68,7 +76,7 @@ class Rpc(Wire):
             msgspec.defstruct("_Key", [("name", str | None, None)], rename={"name": strand_name})
         )
         self._extra: dict[str, Any] = {"jsonrpc": "2.0"} if marked else {}
-        self._calls: dict[int, tuple[str, asyncio.Future[Reply]]] = {}
+        self._calls: dict[int, Call] = {}
         self._count = 0
         self._strands: dict[str, tuple[Strand, Answer | None]] = {}
         self._gone: Exit | None = None
@@ -78,22 +86,40 @@ class Rpc(Wire):
 
     async def call(self, method: str, params: Any, *, limit_s: float) -> Reply:
         """Raises: Refused; Gone where the process has ended or does not answer within the limit."""
+        return await self.answer(self.send(method, params), limit_s=limit_s)
+
+    def send(self, method: str, params: Any) -> Call:
+        """For `answer`: what is said after it comes after it. Raises: Gone."""
         if self._gone is not None:
             raise Gone(f"{method}: the process has ended")
         if self._process.stdin.pending > _UNREAD_BYTES:
             raise Gone(f"{method}: the process does not read")
-        self._count += 1
-        number = self._count
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._calls[number] = (method, future)
+        call = Call(self._next(), method, asyncio.get_running_loop().create_future())
+        self._calls[call.number] = call
+        call.answer.add_done_callback(lambda done: self._answered_to(call.number, done))
+        self._say({"id": call.number, "method": method, "params": params})
+        return call
+
+    async def answer(self, call: Call, *, limit_s: float) -> Reply:
+        """Raises: as `call`."""
         try:
-            self._say({"id": number, "method": method, "params": params})
             async with asyncio.timeout(limit_s):
-                return await future
+                return await call.answer
         except TimeoutError:
-            raise Gone(f"{method}: no answer within {limit_s:g} s") from None
-        finally:
-            self._calls.pop(number, None)
+            raise Gone(f"{call.method}: no answer within {limit_s:g} s") from None
+
+    def _answered_to(self, number: int, answer: "asyncio.Future[Reply]") -> None:
+        del self._calls[number]
+        if not answer.cancelled():
+            answer.exception()  # whoever asked may be gone
+
+    def ask(self, method: str, params: Any) -> None:
+        """A call whose answer nobody waits for."""
+        self._say({"id": self._next(), "method": method, "params": params})
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
 
     def notify(self, method: str, params: Any = None) -> None:
         self._say({"method": method} if params is None else {"method": method, "params": params})
@@ -115,28 +141,18 @@ class Rpc(Wire):
     # -- what it says
 
     async def read(self) -> None:
-        rest: list[bytes] = []
-        size = 0
-        async for chunk in self._process.chunks():
-            head, *more = chunk.split(b"\n")
-            rest.append(head)
-            size += len(head)
-            if more:
-                await self._take(b"".join(rest))
-                for line in more[:-1]:
-                    await self._take(line)
-                rest, size = [more[-1]], len(more[-1])
-            if size > _LINE_BYTES:
-                raise Gone("a line that does not end")
+        async for line in lines(self._process.chunks()):
+            await self._take(line)
 
     async def _take(self, line: bytes) -> None:
         try:
             head = _head.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             self._strange += bool(line.strip())
             if self._strange > _STRANGE_LINES:
                 raise Gone("it talks nonsense") from None
             return
+        self._strange = 0
         if head.method is None:
             self._answered(head.id, line)
             return
@@ -147,14 +163,22 @@ class Rpc(Wire):
         found = self._strands.get(name) if name is not None else None
         if found is not None:
             self._stray = 0
-            found[0].add(line + b"\n")
+            found[0].add(line)
         self.heard(head.method, head.params)
         if found is not None:
-            await found[0].room()
+            if found[0].crowded:
+                await self._make_room(found[0])
         else:
             self._stray += len(line)
             if self._stray > _STRAY_BYTES:
                 raise Gone("it talks of nothing that was asked")
+
+    async def _make_room(self, strand: Strand) -> None:
+        try:
+            async with asyncio.timeout(_CROWDED_S):
+                await strand.room()
+        except TimeoutError:
+            strand.cut()
 
     def heard(self, method: str, params: msgspec.Raw) -> None:
         """A driver's: shown every notification, when its strand has it. It must be quick."""
@@ -162,27 +186,26 @@ class Rpc(Wire):
     def _name(self, params: msgspec.Raw) -> str | None:
         try:
             found: str | None = getattr(self._key.decode(params), "name", None)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return None
         return found
 
     def _answered(self, number: int | str | None, line: bytes) -> None:
-        method, future = self._calls.get(number, ("", None)) if isinstance(number, int) else ("", None)
-        if future is None or future.done():
+        call = self._calls.get(number) if isinstance(number, int) else None
+        if call is None or call.answer.done():
             return
         try:
             said = _answered.decode(line)
-        except (msgspec.DecodeError, RecursionError):
-            future.set_exception(Gone(f"{method}: an answer that is none"))
-            return
+        except UNREADABLE:
+            said = _Answered()
         if said.error is None:
-            future.set_result(Reply(said.result, line + b"\n"))
+            call.answer.set_result(Reply(said.result, line))
             return
         error = said.error if isinstance(said.error, dict) else {}
         code = error.get("code")
-        future.set_exception(
+        call.answer.set_exception(
             Refused(
-                method,
+                call.method,
                 code if isinstance(code, int) else 0,
                 str(error.get("message") or said.error)[:2000],
                 error.get("data"),
@@ -195,14 +218,14 @@ class Rpc(Wire):
             if answer is None:
                 raise LookupError(method)
             self._say({"id": number, "result": answer(method, _value.decode(params))})
-        except LookupError:
+        except (LookupError, *UNREADABLE):
             _log.debug("a warm process asks for %s, which nobody answers", method)
             self._say({"id": number, "error": {"code": _NO_METHOD, "message": f"{method} is not answered here"}})
 
     def end(self, exit: Exit) -> None:
         self._gone = exit
-        for method, future in self._calls.values():
-            if not future.done():
-                future.set_exception(Gone(f"{method}: the process has ended"))
+        for call in list(self._calls.values()):
+            if not call.answer.done():
+                call.answer.set_exception(Gone(f"{call.method}: the process has ended"))
         for strand, _ in self._strands.values():
             strand.end(exit)

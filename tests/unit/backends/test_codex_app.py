@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -327,3 +328,14 @@ def test_flags_of_the_caller_or_the_operator_go_another_way():
     assert unfit(spec(extra=("--x",)), SETTINGS) == "extra"
     assert unfit(spec(), msgspec.structs.replace(SETTINGS, extra_flags=("--y",))) == "extra"
     assert unfit(spec(), SETTINGS) is None
+
+
+def test_a_long_answer_in_many_pieces_takes_linear_time():
+    delta = {"method": "item/agentMessage/delta", "params": {"itemId": "m", "delta": "x" * 4000}}
+    parser = AppParser(spec())
+    begun = time.process_time()
+
+    for _ in range(12):  # 5 MB; a string that grows by each piece costs seconds
+        parser.feed(b"".join([msgspec.json.encode(delta) + b"\n"] * 100))
+
+    assert time.process_time() - begun < 0.6
