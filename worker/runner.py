@@ -33,7 +33,7 @@ from worker.course import Course
 from worker.forever import forever
 from worker.live import Live, Publisher, cut
 from worker.marks import Marks
-from worker.process import Flood, Process
+from worker.opening import Opener
 from worker.run_spans import RunSpans
 from worker.stage import Prepared, Stage
 from worker.warm.pool import Pool
@@ -41,7 +41,6 @@ from worker.warm.pool import Pool
 _log = logging.getLogger(__name__)
 
 _END_WITHIN_S = 300.0  # how long the end of a run is offered to a Redis that is away
-_UNDONE_S = 0.4  # until a run that must end while it is being opened is given up; then that ends by its own limits
 _KILL_S = 1.0  # before a lease runs out, its child must be dead; SIGKILL takes milliseconds
 
 _CUT = Failure(
@@ -91,10 +90,9 @@ class Runner:
         self._instance = instance
         self._carry_on = carry_on
         self._marks = marks
-        self._warm = warm
+        self._opener = Opener(warm, instance=instance)
         self._spans = spans
         self._held: dict[str, Live] = {}
-        self._undoing: set[asyncio.Task[None]] = set()
         self._slots = {name: asyncio.Semaphore(count) for name, count in limits.at_once.items()}
         self._draining = False
         self._forsaken = False
@@ -187,41 +185,10 @@ class Runner:
         finally:
             prepared.clean()
 
-    async def _open(self, live: Live, prepared: Prepared, deadline: float) -> tuple[Course, Parser] | None:
-        """By a warm process where one can serve it, else by a process of its own. None: it must end before it began."""
-        if self._warm is not None and (opened := await self._open_warm(self._warm, live, prepared, deadline)):
-            return opened
-        if live.stopped.is_set():
-            return None
-        process = await Process.start(
-            prepared.launch,
-            run_id=live.spec.id,
-            instance=self._instance,
-            scratch=prepared.scratch,
-            flood=Flood(live.max_raw_bytes, live.overflow),
-        )
-        return process, prepared.backend.parser(live.spec)
-
-    async def _open_warm(
-        self, pool: Pool, live: Live, prepared: Prepared, deadline: float
-    ) -> tuple[Course, Parser] | None:
-        opening = asyncio.create_task(pool.open(prepared), name=f"open-{live.spec.id}")
-        wanted = False
-        try:
-            await self._watch(live, opening, deadline)
-            wanted = not live.stopped.is_set()
-            return opening.result() if wanted else None
-        finally:
-            if not wanted:  # not broken off: a process that does not answer is to be found out, whoever has left
-                undoing = asyncio.create_task(_undo(opening), name=f"undo-{live.spec.id}")
-                self._undoing.add(undoing)
-                undoing.add_done_callback(self._undoing.discard)
-                await asyncio.wait({undoing}, timeout=_UNDONE_S)
-
     async def _run_cli(self, live: Live, prepared: Prepared) -> Outcome:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._limit_s(live)
-        opened = await self._open(live, prepared, deadline)
+        opened = await self._opener.open(live, prepared, lambda opening: self._watch(live, opening, deadline))
         if opened is None:
             return Outcome(failure=live.failure)
         course, parser = opened
@@ -403,14 +370,6 @@ class Runner:
                 await self._empty.wait()
         for live in list(self._held.values()):
             live.stop(SHUTDOWN)
-
-
-async def _undo(opening: "asyncio.Task[tuple[Course, Parser] | None]") -> None:
-    """What is being opened for a run that must end is closed when it is open."""
-    with contextlib.suppress(ClinvkError):
-        opened = await opening
-        if opened is not None:
-            await opened[0].__aexit__(None, None, None)
 
 
 def _shown(launch: Launch) -> str:

@@ -12,6 +12,11 @@ import threading
 import time
 
 OUT = threading.Lock()
+ASIDE = os.environ.get("HOME", "") + "/.codex/archived_sessions"
+
+
+def aside(thread):
+    return f"{ASIDE}/rollout-2026-{thread}.jsonl"
 
 
 def say(message):
@@ -170,6 +175,16 @@ def serve():
         if method == "thread/archive" and (thread not in turns or os.path.exists(__file__ + ".archives")):
             say({"id": number, "error": {"code": -32600, "message": f"no rollout found for thread id {thread}"}})
             continue
+        if method == "thread/archive":
+            os.makedirs(ASIDE, exist_ok=True)
+            open(aside(thread), "w").close()
+            if os.path.exists(__file__ + ".dies"):
+                os._exit(1)
+        if method == "thread/unarchive" or (method == "thread/resume" and os.path.exists(aside(thread))):
+            if method == "thread/resume" or not os.path.exists(aside(thread)):
+                say({"id": number, "error": {"code": -32600, "message": f"session {thread} is archived or not"}})
+                continue
+            os.unlink(aside(thread))
         if method == "turn/interrupt":
             if turns[thread].deaf:
                 continue
@@ -182,6 +197,8 @@ def serve():
 
 
 def answer():
+    if "resume" in sys.argv and os.path.exists(aside(sys.argv[-2])):
+        sys.exit("this session is archived")
     print(json.dumps({"type": "thread.started", "thread_id": "t"}))
     sys.stdin.read()
     print(json.dumps({"type": "item.completed", "item": {"id": "i", "type": "agent_message", "text": "cold"}}))
@@ -189,4 +206,7 @@ def answer():
 
 
 if __name__ == "__main__":
-    serve() if "app-server" in sys.argv else answer()
+    if "unarchive" in sys.argv:
+        os.unlink(aside(sys.argv[-1]))
+    else:
+        serve() if "app-server" in sys.argv else answer()

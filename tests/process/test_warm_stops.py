@@ -219,3 +219,33 @@ def test_lines_that_cannot_be_read_harm_nobody_where_others_can(on_warm, what):
         assert world.state.ends == {}
 
     on_warm(test)
+
+
+def test_a_session_whose_process_died_while_it_was_laid_aside_goes_on_in_both_ways(on_warm, tmp_path):
+    (tmp_path / "cli").mkdir()
+    dies = tmp_path / "cli" / "appserver.py.dies"
+    dies.touch()
+    folder = tmp_path / ".codex" / "archived_sessions"
+
+    async def test(world: World) -> None:
+        await world.heat()
+        _, task = await world.begin("say", session_id=new_id("ses"))
+        first = await task
+        assert first.status is Status.SUCCEEDED
+        (left,) = folder.iterdir()
+        while world.state.kept:
+            await asyncio.sleep(0.005)
+        dies.unlink()
+
+        assert first.outcome is not None
+        more = {"session_id": new_id("ses"), "resume": first.outcome.backend_session_id}
+        _, task = await world.begin("say", **more)
+        assert text(await task) == "cold"
+        assert not list(folder.iterdir())
+        left.touch()
+        await world.ready()
+        _, task = await world.begin("say", **more | {"session_id": new_id("ses")})
+        assert text(await task).endswith("warm")
+        assert not list(folder.iterdir())
+
+    on_warm(test)

@@ -42,6 +42,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_extra: tuple[str, ...] = ()  # flags the operator lets callers pass beyond the built-in list
 
 
+class Repair(msgspec.Struct, frozen=True):
+    """Where a file matches the pattern (glob), the command puts right what another process of the CLI left half done."""
+
+    pattern: str
+    argv: tuple[str, ...]
+
+
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """All that is needed to start a CLI. A prompt is never in `argv`."""
 
@@ -52,6 +59,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     files: Mapping[str, bytes] = {}  # absolute path -> content, written with mode 0600 before the start
     copies: Mapping[str, str] = {}  # absolute target -> source, copied where the source exists (a login)
     stdout: Literal["pipe", "file"] = "pipe"  # file: the CLI loses the end of its output on a pipe
+    repair: Repair | None = None  # before the start
     not_enforced: tuple[str, ...] = ()  # options asked for that this CLI has nothing for
 
 

@@ -1,5 +1,6 @@
 """Codex CLI, as observed of 0.169.0: `codex exec --json`, whole messages."""
 
+import glob
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ import msgspec
 from shared.event import Content, Init, Message, Progress, Thinking, TokenUsage, ToolResult, ToolUse
 from shared.host import Capabilities
 from shared.run import Failure, Outcome, RunSpec, Usage
-from worker.backends.base import Backend, Exit, Launch, Parser, Place, Settings
+from worker.backends.base import Backend, Exit, Launch, Parser, Place, Repair, Settings
 from worker.backends.causes import classify, ended
 from worker.backends.lines import Lines, number, part, text
 from worker.backends.options import Options, extra, lacking, resolve
@@ -79,12 +80,13 @@ class Codex(Backend):
             cwd=place.cwd,
             stdin=transcript(spec).encode("utf-8", "replace"),  # invalid UTF-8 on its stdin is an error
             files=files,
+            repair=_taken_up(spec.resume, settings, {**base_env, **settings.env}) if spec.resume else None,
             not_enforced=lacking(options, able),
         )
 
     def kept(self, cli_id: str, environ: Mapping[str, str]) -> tuple[str, ...]:
-        home = environ.get("CODEX_HOME") or f"{environ.get('HOME', '/')}/.codex"
-        return (f"{home}/sessions/*/*/*/rollout-*{cli_id}.jsonl",)
+        home = _home(environ)
+        return (f"{home}/sessions/*/*/*/rollout-*{cli_id}.jsonl", f"{home}/{_aside(cli_id)}")
 
     def databases(self, environ: Mapping[str, str]) -> str:
         """Its prompts, titles and answers stand there too, beside the files that they were read from."""
@@ -93,6 +95,20 @@ class Codex(Backend):
 
     def parser(self, spec: RunSpec) -> Parser:
         return _Parser(spec.prior_usage, to_schema=spec.schema is not None)
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    return environ.get("CODEX_HOME") or f"{environ.get('HOME', '/')}/.codex"
+
+
+def _aside(thread: str) -> str:
+    return f"archived_sessions/rollout-*{glob.escape(thread)}.jsonl"
+
+
+def _taken_up(thread: str, settings: Settings, env: Mapping[str, str]) -> Repair:
+    """A process of many runs lays a thread aside and takes it up again after each turn; killed in between, it left it
+    where no run finds it."""
+    return Repair(f"{glob.escape(_home(env))}/{_aside(thread)}", (*settings.command, "unarchive", thread))
 
 
 def configuration(options: Options, place: Place) -> dict[str, Any]:

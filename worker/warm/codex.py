@@ -20,7 +20,7 @@ from worker.warm import authorities
 from worker.warm.driver import Cold, Driver, Plan
 from worker.warm.guest import Guest
 from worker.warm.resident import Resident
-from worker.warm.rpc import Refused, Rpc
+from worker.warm.rpc import Refused, Reply, Rpc
 from worker.warm.wire import UNREADABLE, Wire
 
 _CALL_S = 15.0
@@ -166,7 +166,7 @@ class _Guest(Guest):
         if talk.resume is None:
             reply = await self._wire.call("thread/start", talk.thread, limit_s=_CALL_S)
         else:
-            reply = await self._wire.call("thread/resume", {"threadId": talk.resume, **talk.thread}, limit_s=_CALL_S)
+            reply = await self._resumed(talk.resume)
         self._thread = thread = text(part(reply.result, "thread", "id"))
         if not thread:
             raise Refused("thread/start", 0, "an answer without a thread")
@@ -175,6 +175,17 @@ class _Guest(Guest):
         self.strand.add(reply.line)
         if talk.items:
             await self._wire.call("thread/inject_items", {"threadId": thread, "items": talk.items}, limit_s=_CALL_S)
+
+    async def _resumed(self, thread: str) -> Reply:
+        asked = {"threadId": thread, **self._talk.thread}
+        try:
+            return await self._wire.call("thread/resume", asked, limit_s=_CALL_S)
+        except Refused as refused:  # laid aside by a process that was killed before it took it up again?
+            try:
+                await self._wire.call("thread/unarchive", {"threadId": thread}, limit_s=_CALL_S)
+            except Refused:
+                raise refused from None
+            return await self._wire.call("thread/resume", asked, limit_s=_CALL_S)
 
     async def start(self) -> None:
         await self._wire.call("turn/start", {"threadId": self._thread, **self._talk.turn}, limit_s=_CALL_S)

@@ -35,9 +35,7 @@ class Guest(Course):
     and `claim_soon` when it says that it starts something.
     """
 
-    def __init__(
-        self, resident: Resident, run_id: str, folders: tuple[str, ...], strand: Strand | None = None
-    ) -> None:
+    def __init__(self, resident: Resident, run_id: str, folders: tuple[str, ...], strand: Strand | None = None) -> None:
         self.resident = resident
         self.run_id = run_id
         self.strand = strand or Strand()
