@@ -45,7 +45,7 @@ class RedisServer:
         ]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         client = redis.Redis.from_url(self.url)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60  # it may have much to read
         while True:
             try:
                 client.ping()
