@@ -15,9 +15,9 @@ from tests.system.service import Service, children, living
 
 # Names that are there as long as the service is, by the table of shared/names.py; all others must end of themselves.
 _ROWS = (line.split("|") for line in (names.__doc__ or "").splitlines() if line.startswith("| clinvk:"))
+_WITHOUT_END = ("always", "while offered", "until undrained", "as long as anything of them")
 ALWAYS = frozenset(
-    {row[1].split(":")[1].strip() for row in _ROWS if row[-2].strip() in ("always", "while offered", "until undrained")}
-    | {"_kombu", "queue", "sessions"}
+    {row[1].split(":")[1].strip() for row in _ROWS if row[-2].strip() in _WITHOUT_END} | {"_kombu", "queue", "sessions"}
 )
 OF_RUNS = ("run", "events", "followers", "line", "turns", "held", "group", "closed", "session", "sessionids")
 # Every kind that there may be; and of those that end of themselves after hours, how many a run or flow may leave.
