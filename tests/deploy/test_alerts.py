@@ -144,9 +144,9 @@ CASES = {
         quiet=replicas({f'clinvk_build_info{{role="{role}",version="1"}}': steady(1) for role in ("api", "worker")}),
     ),
     "ClinvkWarmCrashing": Case(
-        fires=replicas(warm_ends("crashed")),
+        fires=replicas(warm_ends("leaked")),
         labels={"backend": "codex", "host": "h"},
-        summary="Warm codex processes on h crash or hang",
+        summary="Warm codex processes on h crash, hang or leak",
         quiet=replicas(warm_ends("count")),
     ),
     "ClinvkQueueOld": Case(

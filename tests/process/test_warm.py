@@ -438,7 +438,7 @@ def test_one_that_leaks_without_end_is_ended_and_its_runs_are_told_why(on_warm, 
         while not world.state.ready:
             await world.run()
         assert text(await world.run()).endswith("warm")
-        assert world.state.ends == {"memory": 1}
+        assert world.state.ends == {"leaked": 1}
 
     on_warm(test, max_rss_mb=100)
 

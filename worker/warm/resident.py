@@ -51,7 +51,7 @@ class Resident:
         self.place = place
         self.stamp: Hashable = None  # of the host as it was at its start
         self.state = State.STARTING
-        self.why = ""  # it ends: recycle, idle, size, memory, scarce, stale, leftovers, crashed, hung, start, shutdown
+        self.why = ""  # it ends: recycle, idle, size, memory, leaked, scarce, stale, login, ...
         self.detail = ""  # for people, in words of ours
         self.said = ""  # the CLI's own last words: for an admin, never for a log
         self.retiring = ""  # why another is to take its place, while it still serves
@@ -97,10 +97,9 @@ class Resident:
 
     def condemn(self, why: str, detail: str = "", *, cause: str = "") -> None:
         """It is of no use any more, whoever is on it. `cause`: these runs fail of it, with the detail as their message."""
+        if cause and not self.cause:  # why its runs fail goes before why it was to take no more
+            self.why, self.detail, self.cause = why, detail, cause
         self.why = self.why or why
-        if cause and not self.cause:
-            self.cause = cause
-            self.detail = detail
         self.detail = self.detail or detail
         if self.state is not State.DEAD:
             self.state = State.DRAINING

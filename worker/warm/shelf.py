@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 _FAR = 1.5  # times its limit of memory: it does not wait for a successor
 _CEILING = 3.0  # times its limit: it does not wait for its runs either
-_BAD = ("crashed", "hung", "leftovers", "refused", "login")
+_BAD = ("crashed", "hung", "leaked", "leftovers", "refused", "login")
 
 
 class Kind(NamedTuple):
@@ -152,7 +152,7 @@ class Shelf:
         self._ends[why] += 1
         if self.commons.closing:
             return
-        bad = why in _BAD or bool(resident.cause)
+        bad = why in _BAD
         if why == "start":
             self._sulk(kind, resident.detail or "it ended before it was ready", resident.said)
         elif not bad or resident.served >= SOON:
@@ -179,7 +179,7 @@ class Shelf:
             # Of a spare's run it is the run's own memory, as it is cold.
             if not self.driver.single and one.own_bytes > self._max_bytes * (_FAR if short else _CEILING):
                 held = f"it held {one.own_bytes >> 20} MB, {self._max_bytes >> 20} were its limit"
-                one.condemn("memory", held, cause="out_of_memory")
+                one.condemn("leaked", held, cause="out_of_memory")
             if one.state is not State.READY:
                 continue
             if one.own_bytes > self._max_bytes * _FAR:
