@@ -114,9 +114,10 @@ def serving_clis(
         yield service, mock
 
 
-def warm_state(service: Service, backend: str) -> dict[str, Any]:
-    """What the service's only worker says of its warm processes."""
-    workers = httpx.get(service.apis[0][1] + "/api/v1/workers", timeout=30).json()["workers"]
+def warm_state(service: Service, backend: str, key: str = "") -> dict[str, Any]:
+    """What the service's only worker says of its warm processes. `key`: an admin's, where there are keys."""
+    headers = {"x-api-key": key} if key else {}
+    workers = httpx.get(service.apis[0][1] + "/api/v1/workers", headers=headers, timeout=30).json()["workers"]
     states = [entry["warm"] for worker in workers for entry in worker["backends"] if entry["name"] == backend]
     return states[-1] if states and states[-1] is not None else {}
 

@@ -1,5 +1,6 @@
 """The warm way of the real codex beside its cold one: the same to callers, nothing left, nothing shared."""
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.run import Turn
 from tests.fakes.mockllm import MockLLM
 from tests.redis_ways import Certificates
 from tests.system import clis
@@ -27,6 +29,7 @@ from tests.system.service import (
     stream,
     until,
 )
+from tests.system.specs import outcome_of, put_in_line
 
 pytestmark = [pytest.mark.clis, pytest.mark.processes]
 
@@ -117,6 +120,56 @@ def test_tools_see_their_runs_directory_and_nothing_of_the_process(warm):
     assert "CLINVK_INSTANCE" not in env
 
 
+def test_threads_at_once_each_have_their_own_instructions_model_sandbox_and_variables(warm):
+    service, mock = warm
+    base = service.apis[0][1]
+    before = len(mock.requests)
+    models = ("gpt-6-sol", "gpt-6-luna")
+
+    def one(number: int) -> dict[str, Any]:
+        command = f"touch+made-{number};ls;echo+RUN=$CLINVK_RUN=$TMPDIR;sleep+1"
+        return prompt(
+            base,
+            f"[[mock:tool cmd={command}]] NUMBER-{number}-",
+            backend="codex",
+            system_prompt=f"SYSTEM-{number}-",
+            model=models[number % 2],
+            approval_mode="none",
+            sandbox_mode=("full", "read-only")[number // 2 % 2],
+        )
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(one, range(8)))
+
+    ways = clis.ways(service)
+    assert {ways[run["run_id"]] for run in found} == {"warm"}
+    assert len(app_servers(service)) == 1
+    asked = mock.requests[before:]
+    assert not any(request.answered for request in asked[:3]), "they were not at once"
+    for number, run in enumerate(found):
+        assert run["exit_code"] == 0, run
+        mine = [request for request in asked if f"NUMBER-{number}-" in json.dumps(request.body["input"])]
+        assert len(mine) == 2
+        for request in mine:
+            assert f"SYSTEM-{number}-" in request.system
+            assert [n for n in range(8) if f"SYSTEM-{n}-" in json.dumps(request.body)] == [number]
+            assert request.body["model"] == models[number % 2]
+        output = json.dumps(mine[1].body["input"][-1])
+        assert f"RUN={run['run_id']}=" in output, output
+        assert f"/runs/{run['run_id']}/tmp" in output
+        listed = {n for n in range(8) if f"made-{n}\\n" in output}
+        assert listed == ({number} if number // 2 % 2 == 0 else set()), output
+
+
+def talked(service: Service, mock: MockLLM, canary: str) -> None:
+    """A run of tenant a with a history that says so."""
+    history = (Turn(role="user", text=canary), Turn(role="assistant", text=canary))
+    run_id = put_in_line(service, "codex", "[[mock:text]] and now?", tenant="a", history=history)
+    until(lambda: outcome_of(service, run_id), 60)
+    assert canary in json.dumps(mock.requests[-1].body)
+    assert clis.ways(service)[run_id] == "warm"
+
+
 @pytest.mark.parametrize("scope", ["tenant", "host"])
 def test_what_one_tenant_said_reaches_no_other(scope):
     keys = '[{"key": "ka", "name": "a"}, {"key": "kb", "name": "b"}]'
@@ -134,7 +187,8 @@ def test_what_one_tenant_said_reaches_no_other(scope):
         ask("kb", "[[mock:text]] heat")
         until(lambda: app_servers(service))
         for number in range(8):
-            ask("ka", f"[[mock:text]] CANARY-{number}", ephemeral=number % 2 == 0)
+            ask("ka", f"[[mock:text]] CANARY-{number}", ephemeral=number % 2 == 0, system_prompt="CANARY-SYSTEM")
+            talked(service, mock, f"CANARY-{number}")
         ask("ka", "[[mock:tool cmd=echo+CANARY+>+kept]] run", sandbox_mode="full", approval_mode="none")
         before = len(mock.requests)
         mine = [
