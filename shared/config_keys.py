@@ -40,6 +40,11 @@ class Key(msgspec.Struct, frozen=True):
         forms = {StrType: str, ListType: list, DictType: dict}
         return frozenset(forms[type(part)] for part in _parts(type_info(self.kind)) if type(part) in forms)
 
+    def meant(self, value: Any) -> Any:
+        """YAML takes an `off` without quotes for false."""
+        words = [word for part in _parts(type_info(self.kind)) if isinstance(part, LiteralType) for word in part.values]
+        return "off" if value is False and "off" in words else value
+
 
 def keys() -> list[Key]:
     """Every key, in the order of the tree; `NAME` stands for a backend's."""

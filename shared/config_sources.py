@@ -191,8 +191,9 @@ class _Load:
 
     def _convert(self) -> Config:
         tree: dict[str, Any] = {}
-        for dotted, value in self._values.items():
+        for dotted, given in self._values.items():
             entry = self._known[dotted]
+            value = entry.meant(given)
             if dotted in _PATHS:
                 value = self._expanded(entry, value)
             try:

@@ -110,6 +110,19 @@ def test_a_wrong_file_is_told_what_is_wrong_and_where(tmp_path, text, said):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("word", ["off", "Off", "'off'", "false"])
+def test_an_off_without_quotes_is_off(tmp_path, word):
+    """YAML takes it for false."""
+    loaded = with_file(tmp_path, f"backends:\n  codex:\n    warm:\n      mode: {word}\n")
+    assert loaded.config.backend("codex").warm.mode == "off"
+
+
+@pytest.mark.parametrize("word", ["on", "true", "no thanks"])
+def test_what_is_neither_auto_nor_off_is_refused(tmp_path, word):
+    text = f"backends: {{codex: {{warm: {{mode: {word}}}}}}}"
+    assert "it must be one of auto, off" in refused(tmp_path, text)
+
+
 def test_parts_of_a_file_may_be_written_once(tmp_path):
     text = (
         "backends:\n  claude: &all {env_passthrough: [A], max_concurrency: 2}\n  codex: {<<: *all, max_concurrency: 3}"
