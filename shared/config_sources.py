@@ -156,6 +156,7 @@ class _Load:
             before = self._values.get("server.api_keys", [])
             if isinstance(before, list):  # what is no list is refused when it is converted
                 self._values["server.api_keys"] = [*before, *given]
+                self._sources.setdefault("server.api_keys", " and ".join(n for n in _KEYS if n in self._environ))
 
     # -- meaning
 
@@ -194,6 +195,8 @@ class _Load:
         for dotted, given in self._values.items():
             entry = self._known[dotted]
             value = entry.meant(given)
+            if not _is_text(value):  # such as a variable's bytes, which Python keeps as halves of characters
+                raise ConfigError(f"{self._sources[dotted]}: {dotted} holds what is no UTF-8 text")
             if dotted in _PATHS:
                 value = self._expanded(entry, value)
             try:
@@ -345,6 +348,16 @@ def _read_variable(name: str, text: str, entry: Key | None) -> Any:
 
 def _differs(value: Any, entry: Key) -> bool:
     return bool(msgspec.convert(value, entry.kind, strict=False) != entry.default)
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return False
+    except TypeError:  # a type that is judged elsewhere
+        return True
+    return True
 
 
 def _shown(value: Any) -> str:

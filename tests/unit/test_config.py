@@ -334,3 +334,21 @@ def test_a_small_max_window_alone_is_the_window_of_flows_that_ask_for_none(tmp_p
     parallel = with_file(tmp_path, "parallel: {max_window: 2}").config.parallel
 
     assert (parallel.max_workers, parallel.max_window) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["CLINVK_SERVER__PORT", "CLINVK_API_KEYS", "CLINVK_REDIS_URL", "CLINVK_WORKER__LABELS"]
+)
+def test_a_variable_that_is_no_text_is_refused_by_its_name(name):
+    with pytest.raises(ConfigError, match="UTF-8") as refused:
+        load(None, {**HOME, name: "a=\udcff"})
+
+    str(refused.value).encode()
+
+
+def test_half_a_character_in_a_file_is_refused(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text('server: {api_keys: ["\\ud800"]}')
+
+    with pytest.raises(ConfigError):
+        load(file, HOME)
