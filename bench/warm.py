@@ -43,12 +43,23 @@ _MOCK = (
 
 
 class Row:
-    """What one way came to. `one` carries out a run and returns the seconds to its first text."""
+    """What one way came to. `one` carries out a run and returns the seconds to its first text; `rest` comes before each
+    of those that are alone: until what serves a run once has been made anew."""
 
-    def __init__(self, name: str, one: Callable[[], float], cpu_s: Callable[[], float], seconds: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        one: Callable[[], float],
+        cpu_s: Callable[[], float],
+        seconds: float,
+        rest: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = name
         one()
-        self.first_s = [one() for _ in range(_SINGLES)]
+        self.first_s = []
+        for _ in range(_SINGLES):
+            rest()
+            self.first_s.append(one())
         done, stop = [0] * _CALLERS, time.perf_counter() + seconds
 
         def call(number: int) -> None:
@@ -156,9 +167,16 @@ def served(backend: str, url: str, way: str, seconds: float) -> Row:
     with serving(workers=0, CLINVK_UNIFIED_FLAGS__COMMAND_TIMEOUT_SECS="60") as service:
         clis.install(service, backend, url, way)
         service.worker()
+        driver = create_drivers()[backend]
         if way == "warm":
-            clis.heat(service, backend, [{"ephemeral": True}], create_drivers()[backend].size)
-        made = Row(f"service, {way}", through(backend, service.apis[0][1]), lambda: cpu_of(_roots(service)), seconds)
+            clis.heat(service, backend, [{"ephemeral": True}], driver.size)
+        made = Row(
+            f"service, {way}",
+            through(backend, service.apis[0][1]),
+            lambda: cpu_of(_roots(service)),
+            seconds,
+            rest=(lambda: clis.spares_wait(service, driver.size)) if way == "warm" and driver.single else lambda: None,
+        )
         made.pss_mb = pss(tree([service.workers[0].pid])) / 1e6
         if way == "warm":
             seen = clis.warm_state(service, backend)
