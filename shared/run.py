@@ -43,6 +43,10 @@ class Turn(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     attachments: tuple[Attachment, ...] = ()
 
 
+PATH_BYTES = 4096  # of a directory's path, its end counted: Linux has no longer one
+MOST_DIRS = 64  # in `add_dirs`
+
+
 class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What a caller asked for, and nothing of any host's defaults. None means: not asked for.
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from shared.errors import BackendUnavailable, InvalidRequest, PermissionDenied
+from shared.run import MOST_DIRS, PATH_BYTES
 from worker.backends.base import Place
 from worker.removal import Heap
 
@@ -33,8 +34,6 @@ SECRET_PAIRS = frozenset(
 
 _PRIVATE = 0o700
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*").fullmatch
-_PATH_BYTES = 4096
-_MOST_DIRS = 64
 _AT_ONCE = 50  # entries removed in the caller's time
 _ANY_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -77,8 +76,8 @@ class Workspaces:
             if name is not None and not _NAME(name):
                 raise InvalidRequest(f"{name!r} cannot be the name of a directory")
         add_dirs = tuple(add_dirs)
-        if len(add_dirs) > _MOST_DIRS:
-            raise InvalidRequest(f"add_dirs may have at most {_MOST_DIRS} entries", field="add_dirs")
+        if len(add_dirs) > MOST_DIRS:
+            raise InvalidRequest(f"add_dirs may have at most {MOST_DIRS} entries", field="add_dirs")
         dirs = tuple(self.judge(path, f"add_dirs[{index}]", within) for index, path in enumerate(add_dirs))
         cwd = None if workdir is None else self.judge(workdir, "workdir", within)
         base = f"{self._runs}/{run_id}"
@@ -110,8 +109,8 @@ class Workspaces:
         """The real path of a directory that a run may use. Raises: InvalidRequest, PermissionDenied."""
         if "\0" in path or not path.startswith("/"):
             raise InvalidRequest(f"{field} must be an absolute path on the worker's host, not {path!r}", field=field)
-        if len(path.encode(errors="replace")) >= _PATH_BYTES:  # what looks at it takes the square of its length
-            raise InvalidRequest(f"{field} must be a path of fewer than {_PATH_BYTES} bytes", field=field)
+        if len(path.encode(errors="replace")) >= PATH_BYTES:  # what looks at it takes the square of its length
+            raise InvalidRequest(f"{field} must be a path of fewer than {PATH_BYTES} bytes", field=field)
         try:
             real = os.path.realpath(path)
         except OSError as error:

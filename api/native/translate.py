@@ -2,11 +2,9 @@
 
 from api.native.wire import PromptBody
 from shared.errors import InvalidRequest
-from shared.run import RunSpec
+from shared.run import MOST_DIRS, PATH_BYTES, RunSpec
 
 _MAX_RETRY = 5
-_PATH_BYTES = 4096  # Linux has no longer one
-_MOST_DIRS = 64
 _MOST_FLAGS = 256
 _FLAG_CHARS = 4096
 _NAME_CHARS = 200
@@ -64,13 +62,13 @@ def _bounds(body: PromptBody) -> None:
     for name, value in (("backend", body.backend), ("model", body.model)):
         if value is not None and (len(value) > _NAME_CHARS or not value.isprintable()):
             raise InvalidRequest(f"{name} must be a name of at most {_NAME_CHARS} printable characters", field=name)
-    for name, count, most in (("add_dirs", len(body.add_dirs), _MOST_DIRS), ("extra", len(body.extra), _MOST_FLAGS)):
+    for name, count, most in (("add_dirs", len(body.add_dirs), MOST_DIRS), ("extra", len(body.extra), _MOST_FLAGS)):
         if count > most:
             raise InvalidRequest(f"{name} may have at most {most} entries, not {count}", field=name)
     paths = [("workdir", body.workdir or ""), *((f"add_dirs[{i}]", path) for i, path in enumerate(body.add_dirs))]
     for name, path in paths:
-        if len(path.encode("utf-8", "replace")) >= _PATH_BYTES:
-            raise InvalidRequest(f"{name} must be a path of fewer than {_PATH_BYTES} bytes", field=name)
+        if len(path.encode("utf-8", "replace")) >= PATH_BYTES:
+            raise InvalidRequest(f"{name} must be a path of fewer than {PATH_BYTES} bytes", field=name)
     for index, flag in enumerate(body.extra):
         if len(flag) > _FLAG_CHARS:
             raise InvalidRequest(f"a flag may have at most {_FLAG_CHARS} characters", field=f"extra[{index}]")

@@ -31,6 +31,7 @@ from shared.errors import ClinvkError
 from shared.log import mask
 from shared.run import RunSpec
 from tests.fuzz import garbled, stores
+from tests.words import CLI_WORDS
 from worker.backends import BACKENDS
 from worker.backends.base import Exit
 
@@ -56,45 +57,6 @@ def bodies(*words: str) -> st.SearchStrategy[bytes]:
     return made.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=60)
 
 
-CLI_WORDS = (
-    "type",
-    "subtype",
-    "system",
-    "init",
-    "assistant",
-    "user",
-    "result",
-    "stream_event",
-    "message",
-    "content",
-    "text",
-    "item",
-    "usage",
-    "event",
-    "delta",
-    "id",
-    "role",
-    "content_block_delta",
-    "text_delta",
-    "message_start",
-    "message_stop",
-    "turn.completed",
-    "item.completed",
-    "agent_message",
-    "error",
-    "status",
-    "success",
-    "stats",
-    "session_id",
-    "is_error",
-    "model",
-    "timestamp",
-    "structured_output",
-    "tool_use",
-    "tool_result",
-    "thinking",
-    "cost",
-)
 CHAT_WORDS = (
     "model",
     "messages",

@@ -141,6 +141,31 @@ def this_turn(total: Usage, prior: Usage | None) -> Usage:
     )
 
 
+class Notices:
+    """Of its own retries, none fatal by itself; which of them mean that it would go on for ever."""
+
+    def __init__(self) -> None:
+        self._waits = 0
+
+    def hopeless(self, said: str, words: str, status: int | None) -> Failure | None:
+        """`words`: what a caller is told. `status`: the vendor's, where it is known."""
+        if "waiting for network" in said:
+            self._waits += 1
+            return classify("codex", words) if self._waits >= _WAITS else None
+        if said.startswith("Reconnecting") and status == 401:
+            return classify("codex", words, status=401)
+        return None
+
+
+def is_value(answer: str) -> bool:
+    """Whether an answer to a schema is one JSON value."""
+    try:
+        msgspec.json.decode(answer)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
 class _Parser(Parser):
     """With `to_schema` the answer is the last message alone; those before it are how the model came to it."""
 
@@ -154,7 +179,7 @@ class _Parser(Parser):
         self._usage: Usage | None = None
         self._failed: str | None = None
         self._completed = False
-        self._waits = 0
+        self._notices = Notices()
         self._turns = 0
 
     def feed(self, data: bytes) -> list[Content]:
@@ -187,13 +212,8 @@ class _Parser(Parser):
         return []
 
     def _trouble(self, message: str) -> list[Content]:
-        """Notices of its own retries; not fatal by themselves."""
-        if "waiting for network" in message:
-            self._waits += 1
-            if self._waits >= _WAITS:
-                self.hopeless = classify("codex", message)
-        elif message.startswith("Reconnecting") and "status 401" in message:
-            self.hopeless = classify("codex", message, status=401)
+        status = 401 if "status 401" in message else None
+        self.hopeless = self._notices.hopeless(message, message, status) or self.hopeless
         return [Progress(message)]
 
     def _value(self) -> list[Content]:
@@ -201,9 +221,7 @@ class _Parser(Parser):
         last, self._last = self._last, None
         if not last:
             return []
-        try:
-            msgspec.json.decode(last)
-        except (msgspec.DecodeError, RecursionError):
+        if not is_value(last):
             return [Progress(last)]
         self._said.append(last)
         return [Message(last)]

@@ -16,7 +16,7 @@ from shared.run import Failure, Outcome, RunSpec, Turn, Usage
 from worker.backends.answer import Answer
 from worker.backends.base import Exit, Launch, Parser, Place, Settings
 from worker.backends.causes import classify, ended
-from worker.backends.codex import ALWAYS, TOOLS, Codex, configuration, flags, this_turn, tool_input
+from worker.backends.codex import ALWAYS, TOOLS, Codex, Notices, configuration, flags, is_value, this_turn, tool_input
 from worker.backends.lines import Lines, number, part, parts, text
 from worker.backends.options import resolve
 from worker.backends.turns import NOTHING, content, document, image_files, is_text, transcript
@@ -24,7 +24,6 @@ from worker.backends.turns import NOTHING, content, document, image_files, is_te
 _OF_THE_RUN = ("TMPDIR", "TRACEPARENT", "TRACESTATE")  # variables that differ from run to run
 _KEYS = ("CODEX_API_KEY", "OPENAI_API_KEY")
 _KINDS = {"commandExecution": TOOLS[0], "fileChange": TOOLS[1], "mcpToolCall": TOOLS[2], "webSearch": TOOLS[3]}
-_WAITS = 3  # "waiting for network": it would wait for ever
 _STATUS = {
     "unauthorized": 401,
     "usageLimitExceeded": 429,
@@ -147,7 +146,7 @@ class AppParser(Parser):
         self._total: Usage | None = None
         self._failure: Failure | None = None
         self._completed = False
-        self._waits = 0
+        self._notices = Notices()
         self._turns = 0
 
     def feed(self, data: bytes) -> list[Content]:
@@ -223,9 +222,7 @@ class AppParser(Parser):
         last, self._last = self._last, None
         if not last:
             return []
-        try:
-            msgspec.json.decode(last)
-        except (msgspec.DecodeError, RecursionError):
+        if not is_value(last):
             return [Progress(last)]
         return [*self._answer.add(last, partial=False), *self._answer.close()]
 
@@ -268,12 +265,8 @@ class AppParser(Parser):
             return [Progress(said)] if said else []  # as exec shows it
         details = text(part(error, "additionalDetails"))
         words = f"{said} ({details})" if details else said
-        if "waiting for network" in said:
-            self._waits += 1
-            if self._waits >= _WAITS:
-                self.hopeless = classify("codex", words)
-        elif said.startswith("Reconnecting") and _status(part(error, "codexErrorInfo")) == 401:
-            self.hopeless = classify("codex", words, status=401)
+        status = _status(part(error, "codexErrorInfo"))
+        self.hopeless = self._notices.hopeless(said, words, status) or self.hopeless
         if self._open:
             self._answer.restart()
             self._open = []

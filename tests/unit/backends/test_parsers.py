@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from shared.event import Message, Progress
 from shared.run import RunSpec
+from tests.words import CLI_WORDS
 from worker.backends import BACKENDS
 from worker.backends.answer import Answer
 from worker.backends.base import Exit
@@ -19,45 +20,7 @@ JSON = st.recursive(
     lambda below: st.lists(below, max_size=4) | st.dictionaries(st.text(max_size=10), below, max_size=4),
     max_leaves=12,
 )
-WORDS = st.sampled_from(
-    [
-        "type",
-        "subtype",
-        "system",
-        "init",
-        "assistant",
-        "user",
-        "result",
-        "stream_event",
-        "message",
-        "content",
-        "text",
-        "item",
-        "usage",
-        "event",
-        "delta",
-        "content_block_delta",
-        "text_delta",
-        "message_start",
-        "message_stop",
-        "turn.completed",
-        "item.completed",
-        "agent_message",
-        "error",
-        "status",
-        "success",
-        "stats",
-        "session_id",
-        "is_error",
-        "model",
-        "id",
-        "role",
-        "timestamp",
-        "structured_output",
-        "tool_use",
-        "StructuredOutput",
-    ]
-)
+WORDS = st.sampled_from(CLI_WORDS)
 SHAPED = st.dictionaries(WORDS, WORDS | JSON | st.dictionaries(WORDS, WORDS | JSON, max_size=4), max_size=6)
 
 
