@@ -9,7 +9,7 @@ import msgspec
 
 from api.relay import Relay
 from shared.dispatch import Dispatch
-from shared.errors import StoreUnavailable
+from shared.errors import StoreDamaged, StoreUnavailable
 from shared.host import Instance
 from shared.store.runs import Runs
 from shared.store.sessions import Sessions
@@ -65,13 +65,12 @@ class Heart:
         try:
             fleet = await self._dispatch.fleet()
             counts, sessions = await self._runs.counts(), await self._sessions.count()
+        except StoreDamaged as error:
+            self._puzzled(error)
         except StoreUnavailable as error:
             self._last = Pulse(unready=(error.message,))
         except Exception as error:  # noqa: BLE001  # what cannot be looked at is not well, whatever the reason
-            fault = f"this replica cannot tell how it fares: {type(error).__name__}"
-            if self._last.unready != (fault,):  # probes ask for ever; the first of a row says why
-                _log.exception("looking at the store met what it does not expect; this replica is unready")
-            self._last = Pulse(unready=(fault,))
+            self._puzzled(error)
         else:
             silent_s = self._relay.silent_s
             unready = () if silent_s < _SILENT_S else (f"the store has taken no write for {silent_s:.0f} s",)
@@ -79,6 +78,12 @@ class Heart:
                 unready=unready, degraded=self._amiss(fleet), fleet=fleet, counts=counts, sessions=sessions
             )
         self._at = time.monotonic()
+
+    def _puzzled(self, error: Exception) -> None:
+        fault = f"this replica cannot tell how it fares: {type(error).__name__}"
+        if self._last.unready != (fault,):  # probes ask for ever; the first of a row says why
+            _log.error("looking at the store met what it does not expect; this replica is unready", exc_info=error)
+        self._last = Pulse(unready=(fault,))
 
     def _amiss(self, fleet: Sequence[Instance]) -> tuple[str, ...]:
         found = []

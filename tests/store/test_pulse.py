@@ -81,7 +81,7 @@ async def looks(heart, until):
 def test_what_it_cannot_understand_of_the_store_makes_a_replica_unready_and_is_logged_once(
     on_server, caplog, well_before
 ):
-    fault = ("this replica cannot tell how it fares: DecodeError",)
+    fault = ("this replica cannot tell how it fares: StoreDamaged",)
 
     async def test(store):
         async with Relay(store.redis, store.events, store.api, "api_1") as relay:
@@ -90,10 +90,10 @@ def test_what_it_cannot_understand_of_the_store_makes_a_replica_unready_and_is_l
             if well_before:
                 assert (await heart.feel()).unready == ()
 
-            await store.redis("SET", names.instance("ins_1"), "this is no instance")
+            await store.redis("SET", names.SESSIONS, "no sorted set")
             found = await looks(heart, lambda found: [one.unready for one in found[-2:]] == [fault, fault])
             said = [row for row in caplog.records if row.name == "api.pulse"]
-            await store.worker()
+            await store.redis("DEL", names.SESSIONS)
             mended = await looks(heart, lambda found: found[-1].unready == ())
             await heart.close()
 

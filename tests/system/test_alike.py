@@ -187,7 +187,9 @@ def carried_out(side: Side, backend: str, case: str, way: str) -> Told:
         clis.spares_wait(side.service)
     ready = clis.warm_state(side.service, backend).get("ready", 0)
     found = told(side, backend, text, then=then, **fields)
-    while way == "warm" and backend == "gemini" and found.way in ("system", "first", "starting"):
+    if backend == "codex":  # which after a refused login begins anew
+        ready = 0
+    while way == "warm" and backend != "claude" and found.way in ("system", "first", "starting"):
         if found.way != "system":
             until(lambda: clis.warm_state(side.service, backend).get("ready", 0) > ready, 60)
         found = told(side, backend, text, then=then, **fields)
