@@ -20,6 +20,7 @@ from worker.backends.base import Exit, Launch
 from worker.course import Course, to_its_end
 from worker.feed import Feed
 from worker.refusal import refusal
+from worker.unfiled import unfiled
 
 _log = logging.getLogger(__name__)
 
@@ -109,8 +110,12 @@ class Process(Course):
         tail: int | None = None
         out = subprocess.PIPE
         cwd = -1
+        passed: list[int] = []
         try:
             cwd = _open_cwd(launch.cwd)
+            for name, content in launch.unfiled.items():
+                passed.append(unfiled(content))
+                env[name] = f"/proc/self/fd/{passed[-1]}"
             if launch.stdout == "file":
                 path = str(Path(scratch) / "stdout")
                 flags = os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
@@ -126,6 +131,7 @@ class Process(Course):
                     cwd=f"/proc/self/fd/{cwd}",
                     env=env,
                     start_new_session=True,
+                    pass_fds=passed,
                     bufsize=0,
                 )
                 tree.own.add(child.pid)
@@ -134,7 +140,7 @@ class Process(Course):
                 os.close(tail)
             raise refusal(error, launch) from error
         finally:
-            for fd in (cwd, out):
+            for fd in (cwd, out, *passed):
                 if fd >= 0:
                     os.close(fd)
         try:

@@ -220,6 +220,16 @@ def test_the_marker_and_nothing_but_its_three_files_are_inherited(tmp_path):
     assert rest.split()[4:] == [str(tmp_path)]
 
 
+def test_what_is_on_no_disk_is_read_by_the_child_as_often_as_it_likes_and_changed_by_nobody(tmp_path):
+    before = sorted(os.listdir("/proc/self/fd"))
+    script = 'cat "$TOLD" "$TOLD"; (echo more >>"$TOLD") 2>/dev/null; (: >"$TOLD") 2>/dev/null; cat "$TOLD"; ls -A .'
+
+    _, out = carry_out(shell(tmp_path, script, unfiled={"TOLD": b"a secret\n"}))
+
+    assert out == b"a secret\n" * 3
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
 @pytest.mark.parametrize("leave", [scripts.tool, scripts.daemon])
 def test_what_a_cli_leaves_running_ends_with_it(tmp_path, pids, leave):
     script = f"{leave('left', pids.file)} while ! [ -s {pids.file} ]; do :; done; echo answer"

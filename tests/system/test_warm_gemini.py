@@ -114,7 +114,9 @@ def test_runs_at_once_each_have_their_own_system_prompt_and_history(world):
 
 def test_a_cancelled_run_harms_no_other_on_the_same_process(world):
     world.ready()
-    (resident,) = [pid for pid in world.residents() if b"system.md" not in Path(f"/proc/{pid}/environ").read_bytes()]
+    (resident,) = [
+        pid for pid in world.residents() if b"GEMINI_SYSTEM_MD" not in Path(f"/proc/{pid}/environ").read_bytes()
+    ]
     staying = stream(world.base, "[[mock:text n=60 ms=50]] stay", backend="gemini", ephemeral=True)
     going = stream(world.base, "[[mock:text n=600 ms=50]] go", backend="gemini", ephemeral=True)
     for following in (staying, going):

@@ -116,10 +116,7 @@ def launch(fixed: Fixed, place: Place) -> Launch:
         "GEMINI_CLI_TRUST_WORKSPACE": "true",
         "NO_COLOR": "1",
     }
-    if fixed.way.system is not None:
-        path = f"{place.scratch}/system.md"
-        files[path] = fixed.way.system.encode("utf-8", "replace")
-        env["GEMINI_SYSTEM_MD"] = path
+    system = fixed.way.system
     return Launch(
         argv=(*fixed.command, "--acp", "--skip-trust", "-m", MODEL),
         env=env,
@@ -127,6 +124,8 @@ def launch(fixed: Fixed, place: Place) -> Launch:
         stdin=b"",
         files=files,
         copies={f"{own}/{name}": f"{fixed.home}/.gemini/{name}" for name in LOGIN},
+        # It is read anew for each session, and outlives the run that brought it: which may be erased.
+        unfiled={} if system is None else {"GEMINI_SYSTEM_MD": system.encode("utf-8", "replace")},
     )
 
 

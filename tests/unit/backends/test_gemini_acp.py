@@ -398,6 +398,7 @@ def test_a_resident_for_a_system_prompt_is_for_that_one_alone():
     kind = way(system_prompt="YOU ARE")
     launch = acp.launch(acp.fixed(kind, Settings(command=("/g",)), PLACE, {}), PLACE)
 
-    assert launch.files[launch.env["GEMINI_SYSTEM_MD"]] == b"YOU ARE"
+    assert launch.unfiled == {"GEMINI_SYSTEM_MD": b"YOU ARE"}
+    assert not any(b"YOU ARE" in content for content in launch.files.values())  # on no disk: its run may be erased
     assert kind != way(system_prompt="YOU ARE NOT")
     assert "YOU ARE" not in " ".join([*launch.argv, *launch.env.values()])
