@@ -77,7 +77,7 @@ async def crowd(base: str, pid: int, run_ids: list[str], *, streams: int, idle: 
     """What it took. All streams have had their first events, and a heartbeat each by the end, or this raises."""
     port = urlsplit(base).port or 0
     told: dict[str, Any] = {"files": files(pid)}
-    alone = await _singles(port, run_ids[0], seconds / 4)
+    alone = await _singles(port, run_ids[0], seconds / 2)
     before = resident(pid)
     quiet = await _many(idle, lambda _: _open(port, b"", b""))
     between = resident(pid)
