@@ -38,6 +38,8 @@ class Residents(Keeper):
             return "memory"
         if not self._worth.pays(kind):
             return "rare"
+        if self.shelf.commons.starting(spares=False):
+            return "starting"
         if not self._room(kind):
             return "size"
         self.shelf.start(kind)
