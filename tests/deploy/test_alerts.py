@@ -87,6 +87,11 @@ CASES = {
         summary="api:8080 does not answer /metrics",
         quiet={'up{job="clinvk",instance="api:8080"}': steady(1), 'up{job="other",instance="x"}': steady(0)},
     ),
+    "ClinvkNoApi": Case(
+        fires={'up{job="other",instance="x"}': steady(1)},  # those that were discovered left nothing behind
+        summary="No API replica answers /metrics; nobody is served, or Prometheus cannot see it",
+        quiet={'up{job="clinvk",instance="a"}': steady(0), 'up{job="clinvk",instance="b"}': steady(1)},
+    ),
     "ClinvkStoreDown": Case(
         fires={'clinvk_store_up{instance="a"}': steady(1), 'clinvk_store_up{instance="b"}': steady(0)},
         summary="An API replica cannot reach Redis; requests are answered with 503",
@@ -266,12 +271,25 @@ def test_an_alert_fires_with_its_labels_and_its_words(alert, tmp_path):
 
 @pytest.mark.parametrize("alert", CASES)
 def test_an_alert_is_quiet_where_nothing_is_amiss_and_where_nothing_is_known(alert, tmp_path):
-    judge(tmp_path, alert, at_s(alert), CASES[alert].quiet, {"other": steady(1)})
+    nothing = [] if alert == "ClinvkNoApi" else [{"other": steady(1)}]  # that nothing is known is what it tells
+
+    judge(tmp_path, alert, at_s(alert), CASES[alert].quiet, *nothing)
 
 
 @pytest.mark.parametrize("alert", [alert for alert in CASES if held_s(alert)])
 def test_an_alert_waits_for_as_long_as_it_says(alert, tmp_path):
     judge(tmp_path, alert, held_s(alert) - STEP_S, CASES[alert].fires)
+
+
+def test_no_api_is_told_where_all_are_down_and_where_they_vanished_but_not_for_one_that_is_replaced(tmp_path):
+    rule = ALERTS["ClinvkNoApi"]
+    told = [{"exp_labels": rule["labels"], "exp_annotations": rule["annotations"]}]
+    down = {f'up{{job="clinvk",instance="{name}"}}': steady(0) for name in "ab"}
+    vanished = {f'up{{job="clinvk",instance="{name}"}}': "1x20 stale" for name in "ab"}
+    replaced = {'up{job="clinvk",instance="a"}': "1x20 stale", 'up{job="clinvk",instance="c"}': "_x20 1x700"}
+
+    judge(tmp_path, "ClinvkNoApi", 900, down, vanished, expected=told)
+    judge(tmp_path, "ClinvkNoApi", 900, replaced)
 
 
 def test_no_worker_is_missed_where_one_is_there(tmp_path):
