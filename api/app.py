@@ -25,6 +25,7 @@ from api.limits import GUESSES_AT_ONCE, GUESSES_PER_S, RateLimit
 from api.native import routes as native
 from api.openai import routes as openai
 from api.paths import Paths
+from api.refusals import Refusals
 from api.relay import Relay
 from api.rotation import Rotation
 from api.seen import Measured, Seen
@@ -76,8 +77,9 @@ def depth_of(config: Config, *, several: bool) -> Depth:
 class App:
     """The ASGI application and what its process must tell it."""
 
-    def __init__(self, asgi: ASGIApp, litestar: Litestar) -> None:
+    def __init__(self, asgi: ASGIApp, litestar: Litestar, refusals: Refusals) -> None:
         self.asgi = asgi
+        self.refusals = refusals
         self._litestar = litestar
 
     @property
@@ -184,7 +186,7 @@ def create_app(
     served = Recover(served)
     if config.server.metrics_enabled:
         served = Measured(served, seen)
-    return App(Paths(RequestIds(served, spans)), litestar)
+    return App(Paths(RequestIds(served, spans)), litestar, Refusals(seen.refused))
 
 
 def _guarded(served: ASGIApp, server: Server, keys: Keyring, rates: Callable[[], Rates]) -> ASGIApp:

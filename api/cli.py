@@ -172,7 +172,8 @@ async def _serve(
                         read_s=config.server.read_timeout_secs,
                         write_s=config.server.write_timeout_secs,
                         idle_s=config.server.idle_timeout_secs,
-                    )
+                    ),
+                    app.refusals,
                 ),
                 ws="none",
                 loop="none",

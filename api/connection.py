@@ -18,6 +18,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from api import errors
+from api.refusals import Refusals
 from api.stream import BREAK
 from shared.ids import new_id
 
@@ -43,7 +44,8 @@ class Limits(msgspec.Struct, frozen=True):
 class Connection(HttpToolsProtocol):
     """One timer, which looks at the shortest limit's end at the latest; what happens between only notes the time."""
 
-    limits: Limits  # set by `connection_class`
+    limits: Limits  # these two are set by `connection_class`
+    refusals: Refusals
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -243,13 +245,15 @@ class Connection(HttpToolsProtocol):
         self._ending_since = self.loop.time()
         own = self.cycle if self._in_body else None
         path = str(self.scope["path"]) if own is not None else ""
-        _log.info("refused: %d %s", status, detail)
         busy = self._answering > int(own is not None) or (own is not None and own.response_started)
         if busy or self.transport.is_closing():
             self.transport.close()
             return
-        request_id = str(self.scope["state"].get("request_id", "")) if own is not None else ""
-        request_id = request_id or new_id("req")
+        state: dict[str, Any] = self.scope["state"] if own is not None else {}
+        request_id = str(state.setdefault("request_id", new_id("req")))
+        state["refused"] = status
+        client = self.client[0] if self.client else ""
+        self.refusals.answered(status, detail, request_id=request_id, client=client, counted=own is not None)
         answer = errors.of_status(status, detail, dialect=errors.dialect_of(path), request_id=request_id)
         headers = [*self.server_state.default_headers, *((k.encode(), v.encode()) for k, v in answer.headers.items())]
         headers += [(b"x-request-id", request_id.encode()), (b"request-id", request_id.encode())]
@@ -262,6 +266,6 @@ class Connection(HttpToolsProtocol):
         self.transport.write_eof()
 
 
-def connection_class(limits: Limits) -> type[Connection]:
+def connection_class(limits: Limits, refusals: Refusals) -> type[Connection]:
     """What uvicorn makes of each connection it accepts."""
-    return type("Connection", (Connection,), {"limits": limits})
+    return type("Connection", (Connection,), {"limits": limits, "refusals": refusals})

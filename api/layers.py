@@ -46,7 +46,7 @@ class RequestIds:
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _SANE_ID.match(given) else new_id("req")
         state: dict[str, Any] = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        request_id = state.setdefault("request_id", request_id)  # the connection's, where it has answered already
         given_trace = trace.parse(
             headers.get(b"traceparent", b"").decode("latin-1"), headers.get(b"tracestate", b"").decode("latin-1")
         )
@@ -64,7 +64,7 @@ class RequestIds:
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = answered(scope, message["status"])
                 told = [*message.get("headers", [])]
                 told += [(b"x-request-id", request_id.encode()), (b"request-id", request_id.encode())]
                 told.append((b"traceparent", place.parent.encode()))
@@ -83,6 +83,11 @@ class RequestIds:
                 _close(span, scope, status)
             level = logging.DEBUG if status < 400 and scope["path"] in _SELDOM else logging.INFO
             _log.log(level, "%s %s %d %.1f ms", scope.get("method"), scope["path"], status, took)
+
+
+def answered(scope: Scope, status: int) -> int:
+    """The status that the caller has: the connection's own where that has answered, since what comes later is not sent."""
+    return int(scope["state"].get("refused", status))
 
 
 class Recover:

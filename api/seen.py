@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.layers import answered
 from shared.errors import StoreUnavailable
 from shared.host import Vitals
 from shared.store.hosts import Hosts
@@ -44,6 +45,10 @@ class Seen:
             method = method if method in _METHODS else "other"
             self._tally.add(f"http|{method}|{route}|{status}")
             self._tally.observe("first_byte", route, took_s)
+
+    def refused(self, status: int) -> None:
+        """By the connection, before it had a method or a route."""
+        self.count(f"http|other|none|{status}")
 
     @contextlib.contextmanager
     def request(self) -> Iterator[None]:
@@ -132,7 +137,7 @@ class Measured:
             if message["type"] == "http.response.start":
                 took_s = time.monotonic() - begun
                 route = scope.get("path_template") or "none"
-                self._seen.answered(str(scope.get("method")), route, message["status"], took_s)
+                self._seen.answered(str(scope.get("method")), route, answered(scope, message["status"]), took_s)
             await send(message)
 
         with self._seen.request():

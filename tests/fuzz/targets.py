@@ -24,6 +24,7 @@ from api.openai import routes as openai
 from api.openai import translate as from_openai
 from api.openai.wire import ResponsesBody
 from api.paths import canonical
+from api.refusals import Refusals
 from shared import event, redis_url, trace
 from shared.config_keys import all_keys
 from shared.config_sources import load
@@ -282,7 +283,7 @@ def connection(pieces: list[bytes]) -> None:
     async def main() -> None:
         settings = uvicorn.Config(_app, lifespan="off", log_config=None)
         settings.load()
-        made = connection_class(Limits(read_s=9, write_s=9, idle_s=9))(
+        made = connection_class(Limits(read_s=9, write_s=9, idle_s=9), Refusals(lambda _: None))(
             settings, ServerState(), {}, asyncio.get_running_loop()
         )
         wire = _Wire()
@@ -299,7 +300,7 @@ def connection(pieces: list[bytes]) -> None:
         await asyncio.gather(*made.tasks, return_exceptions=True)
         assert not wire.said or wire.said.startswith(b"HTTP/1.1 ")
 
-    with mock.patch("api.connection._log"):
+    with mock.patch("api.refusals._log"):
         asyncio.run(main())
 
 

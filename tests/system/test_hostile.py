@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import re
 import socket
 import time
 from pathlib import Path
@@ -466,6 +467,40 @@ def test_a_trailer_is_no_header(base):
         status, headers, _ = wire.answer()
 
     assert (status, headers["x-request-id"] == "forged") == (400, False)
+
+
+def test_what_the_connection_refuses_is_in_the_metrics_and_its_line_names_the_request_and_the_client():
+    slow = post(PROMPT, 1000) + b'{"backend":'
+    on = {"CLINVK_SERVER__METRICS_ENABLED": "true", "CLINVK_SERVER__READ_TIMEOUT_SECS": "1"}
+    with serving(workers=0, **on) as service:
+        process, base = service.apis[0]
+        answers = []
+        for data in (
+            b"GET /hea",
+            b"GET /health HTTP/1.1\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+            b"\x16\x03\x01\r\n\r\n",
+            slow,
+        ):
+            with Wire(base) as wire:
+                wire.say(data)
+                answers.append(wire.rest())
+        counted = until(lambda: (found := refusals(base)) and len(found) > 3 and found)
+        lines = [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
+
+    ids = [re.search(rb"\r\nx-request-id: (\S+)", answer)[1].decode() for answer in answers]
+    told = [[line for line in lines if line.get("request_id") == one] for one in ids]
+    assert [answer.split()[1] for answer in answers] == [b"408", b"431", b"400", b"408"]
+    assert [one[0]["message"][:12] for one in told] == ["refused: 408", "refused: 431", "refused: 400", "refused: 408"]
+    assert {(one[0]["client"], one[0]["level"]) for one in told} == {("127.0.0.1", "info")}
+    assert [len(one) for one in told] == [1, 1, 1, 2]
+    assert told[3][1]["message"].startswith("POST /api/v1/prompt 408 ")  # and not 499, which nobody was told
+    assert counted == {"other none 408", "other none 431", "other none 400", "POST /api/v1/prompt 408"}
+
+
+def refusals(base: str) -> set[str]:
+    """Method, route and status of what was counted once and was no success."""
+    pattern = r'^clinvk_http_requests_total\{method="(.*)",route="(.*)",status="(4..)"\} 1\.0$'
+    return {" ".join(found) for found in re.findall(pattern, httpx.get(base + "/metrics").text, re.MULTILINE)}
 
 
 def test_a_client_that_hangs_up_in_the_middle_of_its_body_is_no_fault_of_the_service(service, base):
