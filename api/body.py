@@ -1,15 +1,18 @@
 """From a request's bytes to a typed body, with errors that name the field."""
 
+import itertools
 import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
 
+from api import bounds
 from shared.errors import InvalidRequest
 
 _MAX_DEPTH = 64
 _LOOKED_AT_BYTES = 1 << 20  # of a body that is no JSON, for why it is not: the loop stands still meanwhile
+_MOST_TOLD = 200
 _SANE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}").fullmatch
 
 # What is escaped itself is no escape: before it stands an even number of backslashes.
@@ -22,8 +25,9 @@ T = TypeVar("T")
 
 
 def decode(body: bytes) -> dict[str, Any]:
-    """Raises: InvalidRequest for what is no JSON object, or too deep a one."""
+    """Raises: InvalidRequest for what is no JSON object, too deep a one, or one of too many values."""
     try:
+        bounds.of_values(body)
         data = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"the body is not valid JSON: {_halved(body) or error}") from error
@@ -67,16 +71,21 @@ def convert(data: dict[str, Any], kind: type[T], where: str = "") -> T:
 
 
 def ignored(data: Iterable[str], heeded: Iterable[str]) -> list[str]:
-    """The fields of a request that have no effect here, for `X-Clinvk-Ignored`."""
+    """The fields of a request that have no effect here, for `X-Clinvk-Ignored`; of very many the first ones."""
     known = set(heeded)
-    return sorted(name for name in data if name not in known and _SANE_NAME(name))
+    found = (name for name in data if name not in known and _SANE_NAME(name))
+    return sorted(itertools.islice(found, _MOST_TOLD))
 
 
 def _deeper_than(value: Any, levels: int) -> bool:
     layer = [value]
     for _ in range(levels):
-        below = [v for item in layer for v in (item.values() if isinstance(item, dict) else item)]
-        layer = [item for item in below if isinstance(item, dict | list)]
+        layer = [
+            below
+            for item in layer
+            for below in (item.values() if type(item) is dict else item)
+            if type(below) is dict or type(below) is list
+        ]
         if not layer:
             return False
     return True

@@ -7,6 +7,7 @@ from typing import Any
 
 from litestar import Response
 
+from api import bounds
 from api.context import Context, context_of
 from api.conversation import Talk
 from api.errors import RunFailed
@@ -58,7 +59,10 @@ def to_spec(
     dry_run: bool = False,
     metadata: dict[str, Any] | None = None,
 ) -> RunSpec:
-    """Runs of the compatible surfaces keep no session: each request brings its whole conversation."""
+    """Runs of the compatible surfaces keep no session: each request brings its whole conversation.
+
+    Raises: InvalidRequest, PermissionDenied."""
+    bounds.of_metadata(metadata or {})
     spec = RunSpec(
         id=new_id("run"),
         tenant=tenant_of(request),

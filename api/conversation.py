@@ -25,12 +25,24 @@ class Talk(msgspec.Struct, frozen=True):
     attachments: tuple[Attachment, ...]
 
 
+class _Open(msgspec.Struct):
+    """A turn that more may be said in; its parts are joined once, at its end."""
+
+    role: Literal["user", "assistant"]
+    texts: list[str]
+    attachments: list[Attachment]
+
+    def closed(self) -> Turn:
+        text = "\n\n".join(filter(None, self.texts))
+        return Turn(role=self.role, text=text, attachments=tuple(self.attachments))
+
+
 class Conversation:
     """Gathers turns in their order. Turns of one side that follow each other become one."""
 
     def __init__(self, history: Sequence[Turn] = ()) -> None:
         self._system: list[str] = []
-        self._turns: list[Turn] = list(history)
+        self._turns: list[_Open] = [_Open(turn.role, [turn.text], list(turn.attachments)) for turn in history]
 
     def instruct(self, text: str) -> None:
         """A system or developer text, wherever it stands."""
@@ -40,13 +52,13 @@ class Conversation:
     def say(self, role: Literal["user", "assistant"], text: str, attachments: Sequence[Attachment] = ()) -> None:
         if not text and not attachments:
             return
-        if self._turns and self._turns[-1].role == role:
-            last = self._turns.pop()
-            text = "\n\n".join(part for part in (last.text, text) if part)
-            attachments = (*last.attachments, *attachments)
-        elif not self._turns and role == "assistant":
-            self._turns.append(Turn(role="user", text="(The assistant began the conversation.)"))
-        self._turns.append(Turn(role=role, text=text, attachments=tuple(attachments)))
+        if not self._turns and role == "assistant":
+            self._turns.append(_Open("user", ["(The assistant began the conversation.)"], []))
+        if not self._turns or self._turns[-1].role != role:
+            self._turns.append(_Open(role, [], []))
+        last = self._turns[-1]
+        last.texts.append(text)
+        last.attachments.extend(attachments)
 
     @property
     def system(self) -> str:
@@ -54,7 +66,7 @@ class Conversation:
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        return tuple(self._turns)
+        return tuple(turn.closed() for turn in self._turns)
 
     def finish(self, field: str) -> Talk:
         """Raises: InvalidRequest where there is nothing to answer; `field` is where the turns stood."""
@@ -63,7 +75,7 @@ class Conversation:
             return Talk(None, (), system, ())
         if not self._turns:
             raise InvalidRequest(f"{field} must hold a message of the user", field=field)
-        *history, last = self._turns
+        *history, last = self.turns
         if last.role == "assistant":
             raise InvalidRequest(
                 f"{field}: the last one must be the user's or a tool's; an answer that is begun cannot be gone on with",

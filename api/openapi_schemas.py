@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from api import bounds
 from api.anthropic.wire import MessagesBody
 from api.native import wire
 from api.openai.wire import ChatBody, ResponsesBody
@@ -212,4 +213,11 @@ def schemas() -> dict[str, Schema]:
         found[name]["additionalProperties"] = False  # a mistyped field must not run in the wrong place
     found["ParallelBody"]["properties"]["tasks"] = _list(ref("PromptBody")) | {"minItems": 1, "maxItems": 1000}
     found["ChainBody"]["properties"]["steps"] = _list(ref("StepBody")) | {"minItems": 1, "maxItems": 1000}
+    parts = f"At most {bounds.MOST_PARTS:,} entries and content parts in all."
+    for name, field in (("ChatBody", "messages"), ("MessagesBody", "messages"), ("ResponsesBody", "input")):
+        found[name]["properties"][field] |= {"description": parts}
+    for name in ("ChatBody", "MessagesBody"):
+        found[name]["properties"]["messages"] |= {"maxItems": bounds.MOST_PARTS}
+    for name in ("PromptBody", "StepBody", "ResumeBody", "ChatBody", "MessagesBody", "ResponsesBody"):
+        found[name]["properties"]["metadata"] |= {"description": f"At most {bounds.METADATA_BYTES:,} bytes as JSON."}
     return found

@@ -5,7 +5,7 @@ from typing import Any
 from litestar import Response, Router, get, post
 
 from api import body as bodies
-from api import compat
+from api import bounds, compat
 from api.anthropic import translate
 from api.anthropic.messages import MessageEvents, message
 from api.anthropic.wire import HEEDED, MessagesBody
@@ -58,6 +58,8 @@ async def count_tokens(request: Req) -> Response[Any]:
 
 
 def _body(data: dict[str, Any]) -> MessagesBody:
+    for name in ("messages", "system"):
+        bounds.of_parts(data.get(name), name)
     for name in ("output_config", "thinking"):
         if isinstance(data.get(name), dict):
             data[name] = present(data[name])

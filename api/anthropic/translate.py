@@ -164,7 +164,7 @@ def estimate(talk: Talk) -> int:
     texts = [talk.system or "", talk.prompt, *(turn.text for turn in talk.history)]
     count = 0.0
     for text in texts:
-        plain = sum(1 for letter in text if letter.isascii())
+        plain = len(text) if text.isascii() else len(text.encode("ascii", "ignore"))
         count += plain / 4 + (len(text) - plain) / 2 + 3
     pictures = len(talk.attachments) + sum(len(turn.attachments) for turn in talk.history)
     return max(round(count), 1) + pictures * _IMAGE_TOKENS

@@ -1,5 +1,6 @@
 """From a native body to what is asked of a worker; pure."""
 
+from api import bounds
 from api.native.wire import PromptBody
 from shared.errors import InvalidRequest
 from shared.run import MOST_DIRS, PATH_BYTES, RunSpec
@@ -59,6 +60,7 @@ def to_spec(
 
 def _bounds(body: PromptBody) -> None:
     """What no real request passes, and a worker would look at for long. Raises: InvalidRequest."""
+    bounds.of_metadata(body.metadata)
     for name, value in (("backend", body.backend), ("model", body.model)):
         if value is not None and (len(value) > _NAME_CHARS or not value.isprintable()):
             raise InvalidRequest(f"{name} must be a name of at most {_NAME_CHARS} printable characters", field=name)

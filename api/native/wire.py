@@ -197,6 +197,8 @@ class Problem(msgspec.Struct, kw_only=True):
 
 T = TypeVar("T")
 
+_LONGEST_NAME = 64  # of a field; looking for what is like a longer one would take long and find nothing
+
 
 @functools.cache
 def _names(kind: type[msgspec.Struct]) -> tuple[str, ...]:
@@ -217,7 +219,7 @@ def known(data: dict[str, Any], kind: type[T], where: str = "") -> T:
     data = present(data)
     for name in data:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(name[:_LONGEST_NAME], names, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
             field = f"{where}.{name}" if where else name
             raise InvalidRequest(f"unknown field {field!r}{hint}", field=field, issue="unknown field")

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from litestar import Response, delete, get, post
 
-from api import audit, compat
+from api import audit, bounds, compat
 from api import body as bodies
 from api.body import convert, decode, present
 from api.context import Context, context_of
@@ -29,6 +29,7 @@ async def create_response(request: Req) -> Response[Any]:
     for name in ("reasoning", "text"):
         if isinstance(data.get(name), dict):
             data[name] = present(data[name])
+    bounds.of_parts(data.get("input"), "input")
     body = convert(data, ResponsesBody)
     ignored = bodies.ignored(data, RESPONSES_HEEDED)
     if body.background and not body.store:

@@ -5,7 +5,7 @@ from typing import Any
 from litestar import Response, Router, get, post
 
 from api import body as bodies
-from api import compat
+from api import bounds, compat
 from api.body import convert, decode, present
 from api.context import context_of
 from api.exchange import Req, json, request_id_of, submitted
@@ -58,6 +58,7 @@ async def create_chat_completion(request: Req) -> Response[Any]:
 
 def _chat_body(data: dict[str, Any]) -> ChatBody:
     messages = data.get("messages")
+    bounds.of_parts(messages, "messages")
     if isinstance(messages, list):
         data["messages"] = [present(message) if isinstance(message, dict) else message for message in messages]
     if isinstance(options := data.get("stream_options"), dict):

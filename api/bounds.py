@@ -1,0 +1,61 @@
+"""How much one body may hold: what no honest client reaches, and would stop the loop for all others."""
+
+import itertools
+import re
+
+import msgspec
+
+from shared.errors import InvalidRequest
+
+MOST_VALUES = 200_000  # members and entries of all objects and lists of a body together
+MOST_PARTS = 10_000  # messages (items) and content parts together
+METADATA_BYTES = 64 << 10
+
+# Up to the next value: strings, and objects and lists that are empty, are stepped over whole. Every repetition is
+# possessive and a string may lack its end, so that the scan never goes back over what it has read.
+_NEXT = re.compile(
+    rb'(?:[^",\[{]++|"[^"\\]*+(?:\\(?s:.)[^"\\]*+)*+"?|[\[{][ \t\r\n]*+[\]}])*+(?:([,\[{])|\Z)',
+).finditer
+
+_HOLDERS = ("content", "output", "tool_calls", "source")
+
+
+def of_values(body: bytes) -> None:
+    """Looks at the bytes and makes no objects of them.
+
+    Raises: InvalidRequest for more than MOST_VALUES, msgspec.DecodeError for what is no JSON."""
+    if body.count(b",") + body.count(b"[") + body.count(b"{") <= MOST_VALUES:  # those in strings are among them
+        return
+    msgspec.json.decode(body, type=msgspec.Raw)  # fast; of what is no JSON the scan would take long
+    beyond = next(itertools.islice(_NEXT(body), MOST_VALUES, None), None)
+    if beyond is not None and beyond[1] is not None:
+        raise InvalidRequest(
+            f"the body holds more than {MOST_VALUES:,} values; its objects and lists may have {MOST_VALUES:,} members "
+            "and entries together"
+        )
+
+
+def of_parts(value: object, field: str) -> None:
+    """Before they are converted: counts a list of messages or items, and the parts within. Raises: InvalidRequest."""
+    count, left = 0, [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, list):
+            count += len(one)
+            if count > MOST_PARTS:
+                raise InvalidRequest(
+                    f"{field} has {count:,} messages and content parts or more; at most {MOST_PARTS:,} in all are allowed",
+                    field=field,
+                )
+            left.extend(one)
+        elif isinstance(one, dict):
+            left.extend(one[name] for name in _HOLDERS if name in one)
+
+
+def of_metadata(value: object) -> None:
+    """Raises: InvalidRequest."""
+    size = len(msgspec.json.encode(value))
+    if size > METADATA_BYTES:
+        raise InvalidRequest(
+            f"metadata may have at most {METADATA_BYTES:,} bytes as JSON, not {size:,}", field="metadata"
+        )
