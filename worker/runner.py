@@ -45,7 +45,7 @@ _KILL_S = 1.0  # before a lease runs out, its child must be dead; SIGKILL takes 
 
 _CUT = Failure(
     "output_too_large",
-    "the run put out more than could be passed on in time: its events waited for Redis",
+    "the run put out more than could be stored in time: 32 MiB of it waited, as where Redis is away or slow",
     "output_too_large",
 )
 SHUTDOWN = Failure(

@@ -70,6 +70,69 @@ def test_sessions_go_on_from_cold_to_warm_and_back():
         assert (seen["hits"], seen["misses"]) == (2, {"first": 1, "extra": 1})
 
 
+@pytest.mark.parametrize("mode", ["workspace", "full"])
+@pytest.mark.parametrize("git", [True, False], ids=["in a repository", "in none"])
+def test_nothing_that_a_directory_configures_is_started_and_it_is_not_trusted_later(warm, tmp_path, git, mode):
+    service, _ = warm
+    base, configured = service.apis[0][1], service.folder / "host0/.codex/config.toml"
+    folder, mark = service.folder / f"checkout-{git}-{mode}", tmp_path / "started"
+    workdir = folder / "sub" if git else folder
+    workdir.mkdir(parents=True)
+    if git:
+        subprocess.run(["/usr/bin/git", "init", "-q", str(folder)], check=True)
+    (folder / ".codex").mkdir()
+    server = json.dumps(["-c", f"touch {mark}; exit 1"])
+    (folder / ".codex/config.toml").write_text(f'[mcp_servers.evil]\ncommand = "/bin/sh"\nargs = {server}\n')
+    before = configured.read_bytes()
+    fields = {"backend": "codex", "workdir": str(workdir), "approval_mode": "auto"}
+
+    for sandbox in (mode, mode, "read-only"):
+        until(lambda: clis.warm_state(service, "codex").get("ready"))
+        answer = prompt(base, "[[mock:tool cmd=touch+made]] work", sandbox_mode=sandbox, **fields)
+        assert answer["exit_code"] == 0, answer
+        assert clis.ways(service)[answer["run_id"]] == "warm"
+
+    assert (workdir / "made").exists()
+    assert not mark.exists()
+    assert configured.read_bytes() == before
+
+
+def test_below_a_directory_that_the_operator_trusts_a_run_goes_cold(tmp_path):
+    with clis.serving_clis("warm", ["codex"], heated=False) as (service, _):
+        base, configured = service.apis[0][1], service.folder / "host0/.codex/config.toml"
+        trusted = service.folder / "trusted"
+        (trusted / "sub").mkdir(parents=True)
+        subprocess.run(["/usr/bin/git", "init", "-q", str(trusted)], check=True)
+        (trusted / ".codex").mkdir()
+        mark = tmp_path / "started"
+        server = json.dumps(["-c", f"touch {mark}; exit 1"])
+        (trusted / ".codex/config.toml").write_text(f'[mcp_servers.theirs]\ncommand = "/bin/sh"\nargs = {server}\n')
+        configured.write_text(
+            configured.read_text() + f'\n[projects.{json.dumps(str(trusted))}]\ntrust_level = "trusted"\n'
+        )
+        clis.heat(service, "codex")
+
+        answer = prompt(
+            base, "[[mock:text]] work", backend="codex", workdir=str(trusted / "sub"), sandbox_mode="workspace"
+        )
+
+        assert answer["exit_code"] == 0, answer
+        assert clis.ways(service)[answer["run_id"]] == "refused"
+        assert mark.exists()  # as codex does by itself
+
+
+def test_a_long_answer_that_may_be_is_passed_on_whole(warm):
+    """The CLI says it in pieces, and then once more in one line."""
+    service, _ = warm
+    until(lambda: clis.warm_state(service, "codex").get("ready"))
+
+    answer = prompt(service.apis[0][1], "[[mock:text n=14 size=1000000]] go on", backend="codex", ephemeral=True)
+
+    assert (answer["error"], answer["status"]) == ("", 200)
+    assert 14_000_000 <= len(answer["output"]) < 15_000_000
+    assert clis.ways(service)[answer["run_id"]] == "warm"
+
+
 def app_servers(service: Service) -> list[int]:
     return [pid for pid in living(f"HOME={service.folder}/host0") if b"\0app-server\0" in cmdline(pid)]
 

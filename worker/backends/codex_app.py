@@ -7,6 +7,7 @@ answer to `thread/start` or `thread/resume`, then the notifications.
 import base64
 import json
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
@@ -69,6 +70,36 @@ class Talk(msgspec.Struct, frozen=True):
     items: list[dict[str, Any]]  # earlier turns
     turn: dict[str, Any]
     kept: bool  # a session's: the thread is to be found by other processes afterwards
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What the operator's own configuration says, as the process has read it."""
+
+    sandbox: str | None  # of a run that does not say
+    decided: frozenset[str]  # directories that the operator trusts, or has said not to
+
+    @classmethod
+    def of(cls, read: Any) -> "Standing":
+        """`read`: the answer to `config/read`."""
+        origins = part(read, "origins")
+        names = origins if isinstance(origins, dict) else {}
+        begin, end = "projects.", ".trust_level"
+        decided = {name[len(begin) : -len(end)] for name in names if name.startswith(begin) and name.endswith(end)}
+        return cls(text(part(read, "config", "sandbox_mode")) or None, frozenset(decided))
+
+
+def distrusting(talk: Talk, standing: Standing) -> Talk | None:
+    """`thread/start` of 0.169.0 trusts a directory for good, where the run may write in it and nobody has decided: it
+    writes so into the operator's file, and all that the directory configures (MCP servers, hooks) is started outside of
+    the sandbox. `exec` never does, and neither may a run of ours. None: another than its own directory was decided on
+    above it, which only a process of its own takes as `exec` does."""
+    cwd, config = talk.thread["cwd"], talk.thread["config"]
+    if config.get("sandbox_mode", standing.sandbox) in (None, "read-only") or cwd in standing.decided:
+        return talk
+    if any(str(above) in standing.decided for above in PurePosixPath(cwd).parents):
+        return None
+    config = {**config, "projects": {cwd: {"trust_level": "untrusted"}}}
+    return msgspec.structs.replace(talk, thread={**talk.thread, "config": config})
 
 
 def unfit(spec: RunSpec, settings: Settings) -> str | None:

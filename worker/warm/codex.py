@@ -60,6 +60,7 @@ class _Connection(Rpc):
     def __init__(self, process: Process) -> None:
         super().__init__(process, strand_name="threadId", marked=False)
         self.guests: dict[str, _Guest] = {}
+        self.standing = codex_app.Standing(None, frozenset())
 
     def heard(self, method: str, params: msgspec.Raw) -> None:
         if method not in _TOLD:
@@ -115,9 +116,15 @@ class CodexDriver(Driver):
         about = {"clientInfo": {"name": "clinvk", "version": "1"}, "capabilities": {"experimentalApi": True}}
         await wire.call("initialize", about, limit_s=self.start_within_s)
         wire.notify("initialized")
+        read = await wire.call("config/read", {"includeLayers": False}, limit_s=self.start_within_s)
+        wire.standing = codex_app.Standing.of(read.result)
 
     async def open(self, resident: Resident, plan: Plan, prepared: Prepared) -> tuple[Course, Parser]:
-        talk: codex_app.Talk = plan.what
+        talk = codex_app.distrusting(plan.what, _wire(resident).standing)
+        if talk is None:
+            raise Refused(
+                "thread/start", 0, "its directory lies below one that codex' configuration trusts or does not"
+            )
         spec, place = prepared.spec, prepared.place
         folders = [place.scratch]
         if spec.session_id is not None:  # whose turns come one after the other

@@ -10,7 +10,7 @@ from worker.backends.base import Exit
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what a line that is no sound JSON may raise
 
-_ROOM_BYTES = 8 << 20  # of one run that nobody has taken
+_ROOM_BYTES = 32 << 20  # of one run that nobody has taken: the longest answer comes in pieces, and then once more whole
 _PIECE_BYTES = 256 << 10  # handed on at once, in whole lines
 _LINE_BYTES = 64 << 20
 _CUT = Exit(code=1, stderr="it said more than could be passed on")
@@ -91,8 +91,12 @@ class Strand:
 
     async def room(self) -> None:
         while self.crowded:
-            self._taken.clear()
-            await self._taken.wait()
+            await self.taken()
+
+    async def taken(self) -> None:
+        """Returns when something has been taken, or nothing more will be."""
+        self._taken.clear()
+        await self._taken.wait()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         while True:

@@ -12,7 +12,7 @@ import pytest
 from shared.event import Content, Init, Message, Progress, Thinking, TokenUsage, ToolResult, ToolUse
 from shared.run import Attachment, Outcome, RunSpec, Turn, Usage
 from worker.backends.base import Exit, Place, Settings
-from worker.backends.codex_app import AppParser, kind, talk, unfit
+from worker.backends.codex_app import AppParser, Standing, distrusting, kind, talk, unfit
 
 _ROOT = Path(__file__).parents[2] / "transcripts" / "codex-app"
 _ALL = sorted(path.name for path in _ROOT.iterdir())
@@ -339,3 +339,40 @@ def test_a_long_answer_in_many_pieces_takes_linear_time():
         parser.feed(b"".join([msgspec.json.encode(delta) + b"\n"] * 100))
 
     assert time.process_time() - begun < 0.6
+
+
+@pytest.mark.parametrize(
+    ("asked", "operators", "decided", "expected"),
+    [
+        ({"sandbox_mode": "workspace"}, None, (), "untrusted"),
+        ({"sandbox_mode": "full", "approval_mode": "none"}, "read-only", (), "untrusted"),
+        ({"approval_mode": "auto"}, None, ("/elsewhere", "/w/below", "/wide"), "untrusted"),
+        ({}, "workspace-write", (), "untrusted"),
+        ({}, "danger-full-access", (), "untrusted"),
+        ({}, None, (), "unsaid"),  # it cannot write: codex decides nothing, and explicit distrust would let it write
+        ({"sandbox_mode": "read-only"}, "workspace-write", (), "unsaid"),
+        ({"sandbox_mode": "workspace"}, None, ("/w",), "unsaid"),  # decided by the operator
+        ({"sandbox_mode": "workspace"}, None, ("/",), "cold"),
+        ({}, None, ("/",), "unsaid"),
+    ],
+)
+def test_no_run_makes_codex_trust_the_directory_that_it_works_in(asked, operators, decided, expected):
+    said = talk(spec(**asked), SETTINGS, PLACE, {})
+    origins = {f"projects.{path}.trust_level": {} for path in decided} | {"sandbox_mode": {}, "projects": {}}
+    standing = Standing.of({"config": {"sandbox_mode": operators}, "origins": origins})
+
+    found = distrusting(said, standing)
+
+    if expected == "cold":
+        assert found is None
+    elif expected == "unsaid":
+        assert found == said
+    else:
+        assert found is not None
+        assert found.thread["config"] == {**said.thread["config"], "projects": {"/w": {"trust_level": "untrusted"}}}
+        assert "projects" not in said.thread["config"]
+
+
+@pytest.mark.parametrize("answer", [None, [], {}, {"config": 1, "origins": []}, {"config": {"sandbox_mode": 5}}])
+def test_a_configuration_that_says_nothing_is_one(answer):
+    assert Standing.of(answer) == Standing(None, frozenset())
