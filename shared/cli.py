@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from shared import log
+from shared import hidden, log
 from shared.config_section import masked
 from shared.config_sources import load
 from shared.errors import ConfigError, StoreUnavailable
@@ -69,6 +69,7 @@ def _run(command: str, words: list[str]) -> int:
             return _config(words)
         case _:
             pass
+    hidden.hide()  # they read secrets, and CLIs of this user may be about
     commands = {found.name: found for found in entry_points(group="clinvk.commands")}
     if command in commands:
         return int(commands[command].load()(words))

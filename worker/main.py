@@ -19,7 +19,7 @@ import msgspec
 import uvloop
 from redis.exceptions import RedisError
 
-from shared import log, memory, names, spans
+from shared import hidden, log, memory, names, spans
 from shared.config import Config
 from shared.config_sources import load
 from shared.dispatch import Dispatch
@@ -260,6 +260,7 @@ def _end_at_once(runner: Runner) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
+    hidden.hide()
     lifeline, heartbeat = (int(os.environ.pop(name, "-1")) for name in (LIFELINE, HEARTBEAT))
     for fd in (lifeline, heartbeat):
         if fd >= 0:

@@ -19,6 +19,7 @@ from _json import encode_basestring_ascii
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
+from shared import hidden
 from worker import tree
 
 LIFELINE = "CLINVK_LIFELINE"
@@ -111,6 +112,7 @@ def become(
 
 def main(args: Sequence[str]) -> int:
     """`LIFELINE|- LEASE text|json WORD...`: what `become` says to itself."""
+    hidden.hide()
     lifeline = None if args[0] == "-" else int(args[0])
     if lifeline is not None:
         os.set_inheritable(lifeline, False)

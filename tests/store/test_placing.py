@@ -101,6 +101,23 @@ def chain(*backends: str, **more: Any) -> Any:
 # -- labels
 
 
+def test_labels_separate_nobody_a_run_without_any_may_come_to_a_labelled_host_which_backends_alone_prevent(on_store):
+    async def test(store: Store) -> None:
+        await host(store, "a", "echo", labels=ZONE)
+        await host(store, "b", "claude")
+
+        of_anybody = await ask(store, tenant="another")
+        asked_for = await ask(store, tenant="another", labels=ZONE)
+
+        queue = (await run_of(store, of_anybody)).queue
+        assert queue.partition("@")[0] == "echo"
+        assert queue in ("echo", "echo@a"), "where the labelled host takes it, and the other does not"
+        assert (await run_of(store, asked_for)).queue == "echo@a"
+        await carried_out(store, of_anybody, "a")
+
+    on_store(test)
+
+
 def test_labelled_runs_are_spread_by_the_room_that_hosts_have(on_store):
     async def test(store: Store) -> None:
         await host(store, "a", "echo", labels=ZONE, slots=4)

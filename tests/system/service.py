@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def free_port() -> int:
 
 
 def living(marker: str) -> list[int]:
-    """The processes whose environment holds the marker."""
+    """The processes whose environment holds the marker. The service's own (shared/hidden.py) only root sees by it."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -65,11 +65,26 @@ def children(pid: int) -> list[int]:
 class Proc:
     """One started command with its output kept."""
 
-    def __init__(self, args: list[str], env: dict[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        args: list[str],
+        env: dict[str, str],
+        log: Path,
+        command: Sequence[str] = (CLINVK,),
+        user: int | None = None,
+    ) -> None:
         self.log = log
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [CLINVK, *args], env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+                [*command, *args],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                user=user,
+                group=user,
+                extra_groups=None if user is None else (),
             )
         self.pid = self.process.pid
 
@@ -154,6 +169,7 @@ class Service:
         return "\n".join(f"== {p.name}\n{p.read_text()[-4000:]}" for p in sorted(self.folder.glob("*.log")))
 
     def close(self) -> None:
+        below = [pid for proc in self.workers if proc.alive for pid in children(proc.pid)]
         for proc in [*[p for p, _ in self.apis], *self.workers]:
             if proc.alive:
                 proc.send(signal.SIGTERM)
@@ -162,7 +178,7 @@ class Service:
                 proc.wait(5)
             if proc.alive:
                 proc.kill()
-        until(lambda: not living(self.marker), 10)
+        until(lambda: not living(self.marker) and not any(Path(f"/proc/{pid}").exists() for pid in below), 10)
         self.redis.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.system.service import CLINVK, Service, free_port, kill_pid, living, prompt, serving, stream, until
+from tests.system.service import CLINVK, Service, free_port, kill_pid, prompt, serving, stream, until
 
 CANARY = "xyzzy-canary"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -212,7 +212,7 @@ def test_the_warden_too_says_its_lines_as_objects():
         said = until(lambda: [row for row in rows(service) if row["process"] == "warden"])
 
         assert "ended with 137; starting it again" in said[0]["message"]
-        assert living(service.marker)
+        assert service.workers[0].alive
 
 
 def test_the_text_form_is_for_people():
