@@ -2,14 +2,17 @@
 
 import itertools
 import re
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from shared.errors import InvalidRequest
+from shared.run import Turn
 
 MOST_VALUES = 200_000  # members and entries of all objects and lists of a body together
 MOST_PARTS = 10_000  # messages (items) and content parts together
 METADATA_BYTES = 64 << 10
+MOST_REPEATED = 32 << 20  # characters of one prompt, told once for each backend of a comparison
 
 # Up to the next value: strings, and objects and lists that are empty, are stepped over whole. Every repetition is
 # possessive and a string may lack its end, so that the scan never goes back over what it has read.
@@ -58,4 +61,27 @@ def of_metadata(value: object) -> None:
     if size > METADATA_BYTES:
         raise InvalidRequest(
             f"metadata may have at most {METADATA_BYTES:,} bytes as JSON, not {size:,}", field="metadata"
+        )
+
+
+def of_copies(count: int, texts: Iterable[str | None], field: str) -> None:
+    """Each run of a comparison brings its prompt anew to Redis and the workers. Raises: InvalidRequest."""
+    size = count * sum(len(text or "") for text in texts)
+    if size > MOST_REPEATED:
+        raise InvalidRequest(
+            f"{field}: the prompts of {count} runs would have {size:,} characters together; at most {MOST_REPEATED:,} "
+            "are allowed",
+            field=field,
+        )
+
+
+def of_history(turns: Sequence[Turn], kept: str, most: int, field: str) -> None:
+    """What earlier requests have brought may be as much as one request may bring itself (`most`), so that a chain of
+    responses ends somewhere. Raises: InvalidRequest."""
+    size = len(kept) + sum(len(turn.text) + sum(len(one.data) for one in turn.attachments) for turn in turns)
+    if size > most or len(turns) > MOST_PARTS:
+        raise InvalidRequest(
+            f"{field}: the conversation before has {size:,} characters in {len(turns):,} turns; it is gone on with up to "
+            f"{most:,} (server.max_request_body_bytes) in {MOST_PARTS:,}",
+            field=field,
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from api import bounds
 from api.models import of_backend
 from api.native.translate import to_spec
 from api.native.wire import ChainBody, CompareBody, LaneResult, ParallelBody, PromptBody, StepBody, answer, known
@@ -122,6 +123,7 @@ def chain(body: ChainBody, make: Maker) -> Flow:
 def compare(body: CompareBody, make: Maker, *, most: int) -> Flow:
     """Raises: InvalidRequest."""
     _bounds(body.backends, "backends")
+    bounds.of_copies(len(body.backends), (body.prompt, body.system_prompt), "backends")
     if not body.prompt.strip():
         raise InvalidRequest("prompt must not be blank", field="prompt")
     lanes = []

@@ -98,25 +98,39 @@ async def _before(ctx: Context, response_id: str | None, tenant: str) -> tuple[t
     talk = Conversation(run.spec.history)
     talk.say("user", run.spec.prompt, run.spec.attachments)
     talk.say("assistant", run.outcome.output or "(no text)")
-    return talk.turns, str(run.spec.reply.get("developer", ""))
+    turns, kept = talk.turns, str(run.spec.reply.get("developer", ""))
+    bounds.of_history(turns, kept, ctx.config.server.max_request_body_bytes, "previous_response_id")
+    return turns, kept
 
 
 async def _resolved(ctx: Context, items: str | list[dict[str, Any]], tenant: str) -> str | list[dict[str, Any]]:
-    """References to items of stored responses replaced by what they stand for. Raises: NotFound."""
+    """References to items of stored responses replaced by what they stand for. Raises: NotFound, InvalidRequest."""
     if isinstance(items, str):
         return items
     found: list[dict[str, Any]] = []
+    said: dict[str, str] = {}  # one may be named many times
+    left = most = ctx.config.server.max_request_body_bytes
     for index, item in enumerate(items):
         id = item.get("id")
         if item.get("type") != "item_reference" or not isinstance(id, str):
             found.append(item)
         elif id.startswith("msg_"):
-            try:
-                run = await _stored(ctx, "resp_" + id[4:].partition("_")[0], tenant)
-            except NotFound as error:
-                error.details["field"] = f"input[{index}].id"
-                raise
-            text = "" if run.outcome is None else run.outcome.output
+            response_id = "resp_" + id[4:].partition("_")[0]
+            if response_id not in said:
+                try:
+                    run = await _stored(ctx, response_id, tenant)
+                except NotFound as error:
+                    error.details["field"] = f"input[{index}].id"
+                    raise
+                said[response_id] = "" if run.outcome is None else run.outcome.output
+            text = said[response_id]
+            left -= len(text)
+            if left < 0:
+                raise InvalidRequest(
+                    f"input[{index}]: what the references up to this one stand for has more than {most:,} characters "
+                    "(server.max_request_body_bytes)",
+                    field=f"input[{index}]",
+                )
             found.append({"type": "message", "role": "assistant", "content": text})
         elif not id.startswith("rs_"):  # reasoning is made anew
             found.append(item)

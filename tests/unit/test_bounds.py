@@ -13,10 +13,12 @@ from api.body import decode, present
 from api.compat import to_spec as compat_spec
 from api.conversation import Talk
 from api.models import Route
+from api.native import flow_view
 from api.native.translate import to_spec
-from api.native.wire import ParallelBody, PromptBody, known, parse
+from api.native.wire import CompareBody, ParallelBody, PromptBody, known, parse
 from api.openai.routes import _chat_body
 from shared.errors import InvalidRequest
+from shared.run import Attachment, Turn
 
 MOST = bounds.MOST_VALUES
 
@@ -153,3 +155,33 @@ def test_of_very_many_ignored_fields_the_first_are_told():
 
     assert told[0] == "k000000"
     assert len(told) == 200
+
+
+def test_a_prompt_that_would_be_repeated_for_too_many_backends_is_refused_by_name():
+    make = flow_view.Maker("flow_1", "t", "r", {})
+    body = CompareBody(prompt="x" * (bounds.MOST_REPEATED // 10), system_prompt="be brief", backends=["echo"] * 9)
+
+    assert len(flow_view.compare(body, make, most=10).lanes) == 9
+
+    body.backends = ["echo"] * 10
+    with pytest.raises(InvalidRequest, match="at most 33,554,432 are allowed") as refused:
+        flow_view.compare(body, make, most=10)
+    assert refused.value.field == "backends"
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        Turn(role="user", text="x" * 101),
+        Turn(role="user", text="", attachments=(Attachment(media_type="a/b", data="x" * 101, field="f"),)),
+    ],
+)
+def test_a_history_of_more_than_one_request_could_bring_is_refused_by_name(turn):
+    bounds.of_history([Turn(role="user", text="x" * 50)], "y" * 50, 100, "previous_response_id")
+
+    with pytest.raises(InvalidRequest) as refused:
+        bounds.of_history([turn], "", 100, "previous_response_id")
+    assert refused.value.field == "previous_response_id"
+
+    with pytest.raises(InvalidRequest, match="10,001 turns"):
+        bounds.of_history([Turn(role="user", text="")] * 10_001, "", 100, "previous_response_id")
