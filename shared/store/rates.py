@@ -6,7 +6,7 @@ from shared.redis import Scripts
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """`wait_s` until one more may pass, `full_s` until all may again."""
+    """`wait_s` until one more may pass, for who was refused beside those refused before it; `full_s` until all may again."""
 
     allowed: bool
     left: int
