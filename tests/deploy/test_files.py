@@ -126,6 +126,22 @@ def test_the_compose_file_names_what_is_there():
     assert "ports" not in services["api"], "only the proxy is to be reached"
 
 
+def test_the_redis_of_compose_opens_to_none_without_the_password_which_stands_in_no_file_of_ours():
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    redis = services["redis"]
+
+    assert '--requirepass "${REDIS_PASSWORD:?' in redis["command"], "compose stops where it is not set"
+    assert redis["environment"]["REDISCLI_AUTH"] == "${REDIS_PASSWORD:?}"
+    assert "ports" not in redis
+    for name in ("api", "worker"):
+        url = services[name]["environment"]["CLINVK_REDIS_URL"]
+        assert re.fullmatch(r"redis://:\$\{REDIS_PASSWORD:\?[^}]*\}@redis:6379/0", url)
+    for name in ("proxy", "prometheus", "grafana"):
+        assert "REDIS" not in str(services[name])
+    assert "/.env" in (ROOT / ".gitignore").read_text().split()
+    assert 'REDIS_PASSWORD=$(openssl rand -hex 24)" >>.env' in (ROOT / "docs" / "deployment.md").read_text()
+
+
 def filled(text: str) -> str:
     """With digests where an example names a place for one."""
     for place, letter in (("REPLACE-ME-TOO", "a"), ("REPLACE-ME", "b"), ("HEX-OF-THE-KEY", "c"), ('HEX"', "d")):
