@@ -199,6 +199,8 @@ class _Load:
                 raise ConfigError(f"{self._sources[dotted]}: {dotted} holds what is no UTF-8 text")
             if dotted in _PATHS:
                 value = self._expanded(entry, value)
+            if dotted == "server.api_keys":
+                key_sources.judge_written(value, f"{self._sources[dotted]}: {dotted}")
             try:
                 msgspec.convert(value, entry.kind, strict=False)
             except msgspec.ValidationError:

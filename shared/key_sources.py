@@ -1,5 +1,6 @@
 """API keys from all their sources; one that is set but unreadable, empty or broken is an error, never no key."""
 
+import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -9,11 +10,26 @@ from typing import Any
 import msgspec
 
 from shared import gopass
-from shared.config import ApiKey, Config
+from shared.config import BACKEND_NAMES, ApiKey, Config
 from shared.errors import ConfigError
 
 _HASH = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
-_OPTIONS = {field.name: field for field in msgspec.structs.fields(ApiKey) if field.name not in ("key", "name")}
+_OTHER_DIGEST = re.compile(
+    r"\$?(sha-?\d|md5|blake2|bcrypt|argon2|scrypt|pbkdf2|2[aby]\$)[\w-]*[:=$]", re.IGNORECASE
+).match
+_FIELDS = {field.name: field for field in msgspec.structs.fields(ApiKey)}
+_OPTIONS = {name: field for name, field in _FIELDS.items() if name not in ("key", "name")}
+_RIGHT = {
+    "key": "the key itself, or sha256: and 64 small hex digits",
+    "name": "1 to 100 characters, none of them | or * or a control character",
+    "role": "user or admin",
+    "rate_limit_rps": "a number above 0, up to 1000000",
+    "rate_limit_burst": "a whole number from 1",
+    "max_concurrent_runs": "a whole number from 1",
+    "allowed_backends": f"a list of {', '.join(BACKEND_NAMES)}",
+    "allowed_workdir_prefixes": "a list of directories, each beginning with /",
+    "allow_extra_flags": "true or false",
+}
 _LISTS = ("allowed_backends", "allowed_workdir_prefixes")
 _MOST_BYTES = 1 << 24
 
@@ -79,11 +95,51 @@ def _lines(text: str, source: str, path: str) -> list[ApiKey]:
     return found
 
 
+def judge_written(given: Any, where: str) -> None:
+    """Entries as they stand in `server.api_keys`: names which of them, and which field of it, is wrong. What may be a key
+    is never said. Raises: ConfigError."""
+    for number, entry in enumerate(given if isinstance(given, list) else (), 1):
+        if not isinstance(entry, dict):
+            continue
+        at = f"{where}: entry {number}"
+        if isinstance(name := entry.get("name"), str) and name != entry.get("key"):
+            at += f" ({name[:40]!r})"
+        if "key" not in entry:
+            raise ConfigError(f"{at} has no `key`")
+        for option, value in entry.items():
+            if option not in _FIELDS:
+                near = difflib.get_close_matches(option, _FIELDS, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_FIELDS)}"
+                raise ConfigError(f"{at} has an unknown field{hint}")
+            if option in _LISTS and value == []:
+                raise ConfigError(
+                    f"{at}: {option} names nothing; name what this key may use, or leave {option} out for no limit"
+                )
+            try:
+                msgspec.convert(value, _FIELDS[option].type, strict=False)
+            except msgspec.ValidationError:
+                is_what = (
+                    "has a wrong value" if option == "key" or isinstance(value, list | dict) else f"is {_crop(value)}"
+                )
+                raise ConfigError(f"{at}: {option} {is_what}; it must be {_RIGHT[option]}") from None
+
+
+def _crop(value: Any) -> str:
+    shown = "empty" if value is None else repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:56]}... ({len(shown)} characters)"
+
+
 def _judge(entry: ApiKey, where: str) -> None:
     if not entry.key.strip():
         raise ConfigError(f"{where}: a key is empty")
     if entry.key.startswith("sha256:") and not _HASH(entry.key):
         raise ConfigError(f"{where}: a sha256: key must be followed by 64 small hex digits")
+    if not _HASH(entry.key) and _OTHER_DIGEST(
+        entry.key
+    ):  # taken for the key itself it would open to who reads the file
+        raise ConfigError(
+            f"{where}: a key looks like a digest of another kind; it must be sha256: and 64 small hex digits"
+        )
     for prefix in entry.allowed_workdir_prefixes:
         if not prefix.startswith("/") or "\0" in prefix:
             raise ConfigError(f"{where}: allowed_workdir_prefixes: {prefix!r} must begin with /")

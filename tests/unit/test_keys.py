@@ -139,6 +139,65 @@ def test_a_line_of_a_file_may_hold_a_name_a_role_and_limits(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        (
+            "{key: SECRET, name: ci, allowed_backends: []}",
+            "'ci'): allowed_backends names nothing; name what this key may",
+        ),
+        ("{key: SECRET, allowed_workdir_prefixes: []}", "leave allowed_workdir_prefixes out for no limit"),
+        ("{key: SECRET, allowed_backends: }", "allowed_backends is empty; it must be a list of claude, codex"),
+        (
+            "{key: SECRET, allowed_backends: [SECRET]}",
+            "allowed_backends has a wrong value; it must be a list of claude",
+        ),
+        ("{key: SECRET, role: root}", "entry 2: role is 'root'; it must be user or admin"),
+        ("{key: SECRET, rate_limit_rps: 0}", "rate_limit_rps is 0; it must be a number above 0"),
+        ("{key: SECRET, max_concurrent_runs: 1.5}", "max_concurrent_runs is 1.5; it must be a whole number from 1"),
+        ("{key: SECRET, name: " + "n" * 300 + "}", "(302 characters); it must be 1 to 100 characters"),
+        ("{key: [SECRET], name: ci}", "'ci'): key has a wrong value"),
+        ("{key: SECRET, rol: admin}", "unknown field; did you mean 'role'?"),
+        ("{SECRET: ci}", "entry 2 has no `key`"),
+        ("sha512:SECRET", "digest of another kind"),
+        ("SHA256:SECRET", "64 small hex digits"),
+    ],
+)
+def test_what_is_wrong_in_an_entry_is_told_with_its_number_its_name_and_its_field(tmp_path, entry, says):
+    file = tmp_path / "config.yaml"
+    file.write_text(f"server:\n  api_keys:\n    - first\n    - {entry}\n")
+
+    with pytest.raises(ConfigError) as error:
+        load(file, HOME)
+
+    assert f"{file} line 2: server.api_keys" in error.value.message or "server.api_keys: a key" in error.value.message
+    assert says in error.value.message
+    assert "SECRET" not in error.value.message
+
+
+def test_a_list_that_came_to_name_nothing_keeps_the_keys_that_were(tmp_path, caplog):
+    file = tmp_path / "config.yaml"
+    file.write_text("server: {api_keys: [{key: k, allowed_backends: [codex]}]}")
+    keys = ring(*read_keys(load(file, HOME).config, {}))
+
+    def read() -> Reading:
+        return Reading([Key.of(one) for one in read_keys(load(file, HOME).config, {})], [str(file)])
+
+    file.write_text("server: {api_keys: [{key: k, allowed_backends: []}]}")
+
+    assert asyncio.run(Rotation(keys, read, files=[str(file)], every_s=60).read()) is False
+
+    assert "allowed_backends names nothing" in caplog.text
+    kept = keys.find(b"k")
+    assert kept is not None
+    assert not kept.may_use("claude")
+
+
+@pytest.mark.parametrize("text", ["sha256sum-of-nothing", "sharp-key", "a:b", "md5sum", "2bornot2b", "argon"])
+def test_a_plain_key_that_only_begins_like_a_digest_is_a_key(text):
+    assert read_keys(load(None, HOME | {"CLINVK_API_KEYS": text}).config, {}) == [ApiKey(key=text)]
+
+
+@pytest.mark.parametrize(
     ("line", "says"),
     [
         ("SECRET a rol=admin", "unknown option 'rol'"),
@@ -147,6 +206,10 @@ def test_a_line_of_a_file_may_hold_a_name_a_role_and_limits(tmp_path):
         ("SECRET a|b", "name"),
         ("SECRET a allowed_workdir_prefixes=srv", "must begin with /"),
         ("sha256:SECRET", "64 small hex digits"),
+        ("sha512:SECRET", "digest of another kind"),
+        ("$2b$12$SECRET", "digest of another kind"),
+        ("SECRET a allowed_backends=", "allowed_backends"),
+        ("SECRET a allowed_workdir_prefixes=", "allowed_workdir_prefixes"),
         ("SECRET a\nSECRET b", "stands twice"),
         (f"SECRET a\n{hashed('SECRET')} a role=admin", "stands twice"),
         ("# nobody", "holds no key"),
