@@ -24,6 +24,7 @@ _FILES = 4096
 _SKEW_S = 2.0
 _DISK_BYTES = 1 << 30
 _SLOW_S = 0.02
+SHORT = 16  # characters of a key
 
 # Where a login can be told without a call: files below HOME, and variables. Only whether they are there is looked at.
 _LOGINS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
@@ -143,10 +144,20 @@ def home(path: Path, config_file: Path | None, config: Config) -> list[Check]:
     advice = "" if disk == "ok" else "runs that cannot write end as backend_unavailable"
     checks.append(Check(about="disk", state=disk, found=f"{free / 1e9:.1f} GB free at {at}", advice=advice))
     for file in (config_file, config.server.api_keys_file and Path(config.server.api_keys_file)):
-        if file and file.is_file() and stat.S_IMODE(file.stat().st_mode) & 0o007:
+        if file and file.is_file() and stat.S_IMODE(file.stat().st_mode) & 0o007 and not _digests_alone(file):
             found = f"{file} can be read by everybody"
             checks.append(Check(about="files", state="warning", found=found, advice=f"chmod 600 {file}"))
     return checks
+
+
+def _digests_alone(file: Path) -> bool:
+    """Of a file of keys: nobody comes in with what stands there, and the API may be another user (docs/deployment.md)."""
+    try:
+        lines = [words[0] for line in file.read_text().splitlines() if (words := line.split())]
+    except (OSError, ValueError):
+        return False
+    keys = [word for word in lines if not word.startswith("#")]
+    return bool(keys) and all(key.startswith("sha256:") for key in keys)
 
 
 def _unwritable(folder: Path) -> str | None:
@@ -267,14 +278,18 @@ def _fleet(fleet: Sequence[Instance]) -> list[Check]:
     for one in fleet:
         for backend in one.backends:
             good = backend.readiness.value == "ready"
+            state: State = "ok" if good else "note" if backend.readiness.value == "not_installed" else "warning"
             found = f"{backend.readiness.value} {backend.version or ''}".strip()
             if good and (warm := backend.warm) is not None:
                 found += f", warm: {warm.kept} kept, {warm.hits} runs on them"
-                found += f", cold: {warm.cold_because}" if warm.cold_because else ""
+                if (why := warm.cold_because) is not None:
+                    found += f", cold: {why}"
+                    # Slower than it was meant to be, unless somebody wanted it so.
+                    state = "note" if why == f"backends.{backend.name}.warm.mode is off" else "warning"
             checks.append(
                 Check(
                     about=f"{one.host} {backend.name}",
-                    state="ok" if good else "note" if backend.readiness.value == "not_installed" else "warning",
+                    state=state,
                     found=found,
                     advice="" if good else backend.reason or "",
                 )
@@ -282,9 +297,13 @@ def _fleet(fleet: Sequence[Instance]) -> list[Check]:
     return checks
 
 
-def gate(config: Config, *, keys: int) -> list[Check]:
-    """Who may come in."""
+def gate(config: Config, *, keys: int, short: int = 0) -> list[Check]:
+    """Who may come in. `short`: how many of the keys can be guessed; of a digest nobody knows."""
     local = config.server.host in ("127.0.0.1", "::1", "localhost")
+    if short:
+        advice = "one that is short can be guessed: `openssl rand -hex 24` makes a key"
+        found = f"{keys}, {short} of them shorter than {SHORT} characters"
+        return [Check(about="keys", state="warning", found=found, advice=advice)]
     if keys:
         return [Check(about="keys", state="ok", found=f"{keys}")]
     if local:

@@ -27,14 +27,18 @@ def examine(file: Path | None, environ: Mapping[str, str]) -> tuple[list[Check],
     """What was found, and the exit code that it comes to."""
     try:
         loaded = load(file, environ)
-        keys = len(read_keys(loaded.config, environ))
+        keys = read_keys(loaded.config, environ)
     except ConfigError as error:
         return [Check(about="configuration", state="failed", found=error.message)], os.EX_CONFIG
     config = loaded.config
     found = str(loaded.file or "no file; defaults and environment only")
     checks = [Check(about="configuration", state="ok", found=found)]
     checks += [Check(about="configuration", state="warning", found=warning) for warning in loaded.warnings]
-    checks += doctor.gate(config, keys=keys)
+    checks += doctor.gate(
+        config,
+        keys=len(keys),
+        short=sum(not one.key.startswith("sha256:") and len(one.key) < doctor.SHORT for one in keys),
+    )
     checks += doctor.home(loaded.home, loaded.file, config)
     checks += doctor.machine(
         as_root=os.geteuid() == 0,

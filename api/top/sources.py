@@ -126,6 +126,7 @@ class Http(Source):
             queued=queue.get("queued", 0),
             running=queue.get("running", 0),
             hosts=tuple(_told_host(one) for one in workers.get("workers", [])) if seen == 200 else (),
+            shows_hosts=seen == 200,
             runs=tuple(_told_run(one, now) for one in sorted(alive, key=lambda one: order[one["status"]])),
         )
 

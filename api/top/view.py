@@ -45,6 +45,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     queues: tuple[tuple[str, int, float], ...] = ()
     hosts: tuple[HostRow, ...] = ()
+    shows_hosts: bool = True  # False: they are not for who asks, which is not the same as none
     runs: tuple[RunRow, ...] = ()
 
 
@@ -59,12 +60,14 @@ def render(found: Snapshot, *, width: int = 80, height: int | None = None, color
     lines += [paint(fit(f"  {reason}", width), tint) for reason in found.reasons]
     if found.failed:  # figures of nothing would be read as an empty service
         return lines if height is None else lines[:height]
-    numbers = f"running {found.running}  queued {found.queued}  waiting {found.waiting}  slots {busy}/{slots}"
+    numbers = f"running {found.running}  queued {found.queued}  waiting {found.waiting}"
+    numbers += f"  slots {busy}/{slots}" if found.shows_hosts else ""
     lines.append(fit(f"{numbers}  {bar(busy, slots, max(width - len(numbers) - 2, 0))}".rstrip(), width))
     waits = [f"{name} {count} ({span(age)})" for name, count, age in found.queues if count]
     if waits:
         lines.append(paint(fit("waiting: " + "  ".join(waits), width), _YELLOW))
-    lines += ["", *_hosts(found.hosts, width, paint)]
+    hidden = [paint(fit("the workers are not shown", width), _DIM)]
+    lines += ["", *(_hosts(found.hosts, width, paint) if found.shows_hosts else hidden)]
     heads = f"{'RUN':28} {'STATUS':7} {'FOR':>5} {'EVENTS':>6} {'BACKEND':7} {'HOST':10} TENANT"
     lines += ["", paint(fit(heads, width), _BOLD)]
     room = len(found.runs) if height is None else max(height - len(lines) - 1, 0)

@@ -331,6 +331,15 @@ def test_the_worker_unit_ends_the_warden_alone_and_waits_for_its_runs():
     assert found["ProtectSystem"] == "strict"
 
 
+def test_the_unit_of_the_api_reads_its_keys_from_a_file_so_that_a_reload_changes_them():
+    found = env_file("api")
+
+    assert found["CLINVK_SERVER__API_KEYS_FILE"] == "/etc/clinvk/api.keys"
+    assert not any(name in found for name in ("CLINVK_API_KEYS", "CLINVK_API_KEY", "CLINVK_SERVER__API_KEYS"))
+    assert options(DEPLOY / "systemd" / "clinvk-api.service")["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    assert "/etc/clinvk/api.keys" in (ROOT / "docs" / "deployment.md").read_text()
+
+
 @pytest.mark.parametrize("name", ["api", "worker"])
 def test_the_example_environment_of_a_unit_is_right(name):
     assert settings_of(env_file(name)).redis.url.startswith("rediss://")

@@ -58,6 +58,8 @@ def test_what_a_key_may_not_see_is_said(tmp_path):
     assert "host0" in admin
     assert "host0" not in user
     assert "the workers are for admins" in user
+    assert "the workers are not shown" in user
+    assert "no worker is connected" not in user
 
 
 def test_a_wrong_key_and_a_missing_one_are_said_and_end_with_1(tmp_path):

@@ -74,6 +74,17 @@ def test_an_empty_service_says_so():
     assert "no run is under way" in text
 
 
+def test_workers_that_are_not_shown_are_not_said_to_be_none():
+    lines = render(Snapshot(source="s", clock="c", status="ok", shows_hosts=False, waiting=2), color=True)
+    text = "\n".join(lines)
+
+    assert "the workers are not shown" in text
+    assert "waiting 2" in text
+    assert "no worker is connected" not in text
+    assert "slots" not in text
+    assert "\x1b[31m" not in text, "nothing is amiss"
+
+
 def test_colours_only_where_they_are_wanted():
     plain, painted = render(SEEN), render(SEEN, color=True)
 

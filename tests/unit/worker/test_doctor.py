@@ -10,6 +10,7 @@ from shared.host import BackendState, Instance, Readiness
 from shared.warm import WarmState
 from worker import doctor
 from worker.doctor import RedisFacts
+from worker.examine import examine
 
 GOOD = {
     "redis_version": "7.2.4",
@@ -71,17 +72,24 @@ def test_the_fleet_speaks_for_itself():
 
 
 @pytest.mark.parametrize(
-    ("warm", "says"),
+    ("warm", "says", "state"),
     [
-        (WarmState(kept=2, hits=7), "ready 2.1, warm: 2 kept, 7 runs on them"),
-        (WarmState(cold_because="it is too old"), "ready 2.1, warm: 0 kept, 0 runs on them, cold: it is too old"),
+        (WarmState(kept=2, hits=7), "ready 2.1, warm: 2 kept, 7 runs on them", "ok"),
+        (WarmState(cold_because="too old"), "ready 2.1, warm: 0 kept, 0 runs on them, cold: too old", "warning"),
+        (
+            WarmState(cold_because="backends.codex.warm.mode is off"),
+            "ready 2.1, warm: 0 kept, 0 runs on them, cold: backends.codex.warm.mode is off",
+            "note",
+        ),
     ],
 )
-def test_the_fleet_says_what_it_keeps_warm_and_why_it_does_not(warm, says):
+def test_the_fleet_says_what_it_keeps_warm_and_why_it_does_not(warm, says, state):
     states = (BackendState(name="codex", readiness=Readiness.READY, version="2.1", warm=warm),)
     one = Instance(id="i", host="h1", pid=1, version="0", started_at=0, slots=8, backends=states)
 
-    assert judged(fleet=[one])["h1 codex"].found == says
+    check = judged(fleet=[one])["h1 codex"]
+    assert check.found == says
+    assert check.state == state
 
 
 def test_a_login_is_a_variable_or_a_file_and_is_never_shown(tmp_path):
@@ -108,6 +116,34 @@ def test_a_home_that_others_may_write_to_fails_and_keys_that_all_may_read_are_a_
     assert (found["home"].state, found["files"].state) == ("failed", "warning")
     assert mended["home"] == "ok"
     assert "files" not in mended
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [("# people\nsha256:ab first\n\nsha256:cd\n", False), ("sha256:ab\nplain b\n", True), ("# none\n", True)],
+)
+def test_a_file_of_digests_alone_may_be_read_by_everybody(tmp_path, text, warned):
+    file = tmp_path / "api.keys"
+    file.write_text(text)
+    file.chmod(0o644)
+    config = msgspec.structs.replace(Config(), server=Server(api_keys_file=str(file)))
+
+    found = [check for check in doctor.home(tmp_path, None, config) if check.about == "files"]
+
+    assert bool(found) == warned
+
+
+def test_keys_that_can_be_guessed_are_a_warning_and_digests_are_not(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(f"server: {{api_keys: [fifteen-letters, sixteen-letters1, sha256:{'a' * 64}]}}")
+    file.chmod(0o600)
+    environ = {"HOME": str(tmp_path), "CLINVK_HOME": str(tmp_path), "PATH": "/nonexistent"}
+
+    found = {check.about: check for check in examine(file, environ)[0]}["keys"]
+
+    assert (found.state, found.found) == ("warning", "3, 1 of them shorter than 16 characters")
+    assert "openssl rand" in found.advice
+    assert "fifteen" not in doctor.text([found])
 
 
 def test_a_machine_that_lacks_what_a_worker_needs():
