@@ -201,20 +201,26 @@ def _guarded(served: ASGIApp, server: Server, keys: Keyring, rates: Callable[[],
 
 
 def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    dialect = errors.dialect_of(request.url.path)
+    dialect, allow = errors.dialect_of(request.url.path), None
     request_id = str(request.scope["state"].get("request_id", ""))
     if type(error) is InternalServerException:  # Litestar's word for a client that is gone before its body has come
         return NOBODY
     if isinstance(error, HTTPException):
         detail = error.detail
+        allow = (error.headers or {}).get("allow")
         if error.status_code == 404:
             detail = f"{request.method} {request.url.path} is not offered here; /docs lists what is"
+        elif error.status_code == 405 and allow:
+            detail = f"{request.url.path} has no {request.method}, but {allow}"
+        elif error.status_code == 413:
+            most = request.app.state.context.config.server.max_request_body_bytes
+            detail = f"the body is larger than the {most} bytes (server.max_request_body_bytes) that one may have here"
         answer = errors.of_status(error.status_code, detail, dialect=dialect, request_id=request_id)
     else:
         if not isinstance(error, ClinvkError | errors.RunFailed):
             _log.exception("request failed", exc_info=error)
         answer = errors.of_exception(error, dialect=dialect, request_id=request_id)
     headers = answer.headers
-    if isinstance(error, HTTPException) and (allow := (error.headers or {}).get("Allow")):
+    if allow:
         headers = {**headers, "allow": allow}
     return Response(answer.body, status_code=answer.status, headers=headers, media_type="application/problem+json")

@@ -1,5 +1,6 @@
 """CORS: which web pages may use the service, as browsers ask and are told (Fetch standard)."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,8 +21,20 @@ _EXPOSED = (
 )
 
 
+_VARY = (b"vary", b"origin")
+
+
+async def _varied(send: Send, message: Message) -> None:
+    if message["type"] == "http.response.start":
+        message["headers"] = [*message.get("headers", []), _VARY]
+    await send(message)
+
+
 class Cors:
-    """`origins` may hold `*`. Preflights are answered here, before any key is asked for."""
+    """`origins` may hold `*`. Preflights are answered here, before any key is asked for.
+
+    What is answered to no page, or to one that may not use the service, says that it depends on that: a cache must not
+    give it to another page."""
 
     def __init__(self, app: ASGIApp, origins: Sequence[str], *, credentials: bool, max_age_s: int) -> None:
         self._app = app
@@ -33,7 +46,7 @@ class Cors:
         given = dict(scope["headers"]) if str(scope["type"]) == "http" else {}
         origin = given.get(b"origin", b"")
         if not origin or not ({"*", origin.decode("latin-1")} & self._origins):
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, functools.partial(_varied, send))
             return
         if scope.get("method") == "OPTIONS" and b"access-control-request-method" in given:
             headers = [*self._allowed(origin), *self._preflight(given)]
@@ -52,7 +65,7 @@ class Cors:
     def _allowed(self, origin: bytes) -> list[tuple[bytes, bytes]]:
         # With credentials a browser does not take `*`; an answer for one origin must not be kept for another.
         everyone = "*" in self._origins and not self._credentials
-        found = [(b"access-control-allow-origin", b"*" if everyone else origin), (b"vary", b"origin")]
+        found = [(b"access-control-allow-origin", b"*" if everyone else origin), _VARY]
         if self._credentials:
             found.append((b"access-control-allow-credentials", b"true"))
         return found

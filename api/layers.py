@@ -186,6 +186,7 @@ async def refuse(scope: Scope, send: Send, error: Exception, *headers: tuple[byt
     request_id = scope["state"]["request_id"]
     answer = errors.of_exception(error, dialect=errors.dialect_of(scope["path"]), request_id=request_id)
     given = [(k.encode(), v.encode()) for k, v in answer.headers.items()]
+    given.append((b"content-length", str(len(answer.body)).encode()))
     await send({"type": "http.response.start", "status": answer.status, "headers": [*given, *headers]})
     await send({"type": "http.response.body", "body": answer.body, "more_body": False})
 

@@ -120,8 +120,25 @@ def test_framework_errors_have_the_same_shape(base):
     assert (broken.status_code, broken.json()["error"]["code"]) == (400, "invalid_request")
     large = httpx.post(base + "/api/v1/prompt", content=b"x" * 11_000_000)
     assert large.status_code == 413
+    assert "10485760 bytes (server.max_request_body_bytes)" in large.json()["detail"]
     assert "openai" not in httpx.get(base + "/openai/v1/nope").json()["error"]
     assert httpx.get(base + "/anthropic/v1/nope").json()["type"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "has"),
+    [
+        ("PUT", "/api/v1/prompt", "POST"),
+        ("POST", "/api/v1/runs/run_1", "DELETE, GET"),
+        ("DELETE", "/v1/messages", "POST"),
+    ],
+)
+def test_a_method_that_a_path_has_not_is_405_and_says_which_it_has(base, method, path, has):
+    answer = httpx.request(method, base + path)
+
+    assert answer.status_code == 405
+    assert set(has.split(", ")) <= set(answer.headers["allow"].split(", ")) <= {*has.split(", "), "OPTIONS", "HEAD"}
+    assert f"has no {method}, but {answer.headers['allow']}" in answer.json()["detail"]
 
 
 def test_a_sane_request_id_is_kept_and_the_run_is_named(base):

@@ -60,8 +60,8 @@ def test_an_answer_exposes_the_ids_also_when_it_is_an_error():
 
 
 @pytest.mark.parametrize("headers", [{}, {"origin": "https://evil.example"}, {"origin": "null"}])
-def test_others_are_told_nothing(headers):
-    assert answered("POST", headers) == (401, {})
+def test_others_are_told_nothing_but_that_a_cache_must_not_give_their_answer_to_a_page(headers):
+    assert answered("POST", headers) == (401, {"vary": "origin"})
 
 
 def test_a_star_is_not_told_where_credentials_are_allowed():

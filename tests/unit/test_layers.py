@@ -92,6 +92,7 @@ def test_a_fault_of_a_layer_is_an_answer_in_the_dialect_with_an_id_and_a_line_of
     assert PATHS[path](body) in ("internal_error", "api_error")
     assert headers[b"x-request-id"] == b"mine"
     assert body["request_id"] == "mine"
+    assert headers[b"content-length"] == str(len(end["body"])).encode()
     assert "secret" not in end["body"].decode()
     assert [record.exc_info is not None for record in caplog.records if record.levelname == "ERROR"] == [True]
 
