@@ -49,25 +49,24 @@ def test_callers_do_not_share_and_nothing_is_left_when_a_bucket_is_full(on_store
 
 
 class Stored:
-    """The store's buckets and a clock that stands still between `on`: what they have noted of the real one is moved."""
+    """The store's buckets by a clock of the test's own, which lies in Redis where its script looks for the real one."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self._redis = store.redis
+        self._now_us = 10**15
+        source = store.scripts._sources["take"]
+        asked = "redis.call('TIME')"
+        assert asked in source
+        store.scripts._sources["take"] = source.replace(asked, "redis.call('HMGET', 'clock', 's', 'us')")
         self._rates = Rates(store.scripts)
-        self._ahead_s = 0.0
 
     async def take(self, per_s: float, burst: int) -> Taken:
-        name = names.rate("who")
-        at, promised = await self._store.redis("HMGET", name, "at", "promised")
-        if at is not None:
-            moved = float(await past(self._store, self._ahead_s))
-            then = float(promised) + moved - float(at)
-            await self._store.redis("HSET", name, "at", f"{moved:.3f}", "promised", f"{then:.3f}")
-        self._ahead_s = 0.0
+        seconds, micros = divmod(self._now_us, 10**6)
+        await self._redis("HSET", "clock", "s", seconds, "us", micros)
         return await self._rates.take("who", per_s=per_s, burst=burst)
 
     async def on(self, s: float) -> None:
-        self._ahead_s += s
+        self._now_us += math.ceil(s * 1e6)
 
 
 class Away(Rates):
@@ -93,14 +92,14 @@ class Own:
 
 
 async def all_obey(bucket: Stored | Own, per_s: float, burst: int, many: int, chance: random.Random) -> list[int]:
-    """Asks `many` times, and once more for each refusal when its whole seconds are over, or up to 0.3 s later. Returns the
+    """Asks `many` times, and once more for each refusal when its whole seconds are over, or up to 0.4 s later. Returns the
     delays, in the order in which they were told."""
     told, due, now = [], [], 0.0
     for _ in range(many):
         taken = await bucket.take(per_s, burst)
         if not taken.allowed:
             told.append(max(1, math.ceil(taken.wait_s)))
-            due.append(now + told[-1] + chance.uniform(0, 0.3))
+            due.append(now + told[-1] + chance.uniform(0, 0.4))
         pause = chance.uniform(0, 0.002)
         await bucket.on(pause)
         now += pause
