@@ -3,7 +3,6 @@
 import asyncio
 import math
 import random
-import time
 from typing import Any
 
 import pytest
@@ -139,18 +138,13 @@ def test_all_who_obey_what_they_are_told_pass(on_store, per_s, burst, many):
 def test_who_hammers_pushes_the_delay_of_others_only_so_far(on_store, per_s, burst, longest_s):
     async def test(store: Store) -> None:
         for bucket in (Stored(store), Own()):
-            begun = time.monotonic()
             waits = [(await bucket.take(per_s, burst)).wait_s for _ in range(burst + 120)]
-            took_s = time.monotonic() - begun
 
-            assert longest_s / 2 - took_s < waits[-1] <= longest_s
+            assert waits[-1] <= longest_s
+            assert waits[-1] > longest_s / 2
             await bucket.on(waits[-1])
-            begun = time.monotonic()
             again = [await bucket.take(per_s, burst) for _ in range(burst + 40)]
-            took_s = time.monotonic() - begun
-            assert (
-                burst <= sum(one.allowed for one in again) <= burst + per_s * (0.5 + took_s) + 1
-            )  # half a second's more
+            assert burst <= sum(one.allowed for one in again) <= burst + per_s  # half a second's more
             assert all(0 <= one.left <= burst and 0 <= one.full_s <= burst / per_s for one in again)
 
     on_store(test)
