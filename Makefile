@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 CLIS := .clis/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install clis sdks tools serve check test fix fuzz bench bench-warm soak lock
+.PHONY: help install clis sdks tools serve check test fix fuzz bench bench-warm soak soak-warm lock
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 10
@@ -72,6 +72,10 @@ bench-warm: install clis  ## each installed CLI by hand, cold and warm, against 
 soak: MINUTES ?= 30
 soak: install  ## everything under load with faults for MINUTES=30; samples in .soak; nothing may be lost or leak
 	$(BIN)/python -m bench.soak $(MINUTES)
+
+RUNS ?= 500
+soak-warm: install clis  ## RUNS=500 runs over warm CLIs with cancels, hang-ups, kills and restarts: each must end truly
+	CLINVK_REQUIRE=1 CLINVK_TEST_WARM_RUNS=$(RUNS) $(BIN)/python -m pytest -q -s tests/system/test_warm_soak.py
 
 lock: install  ## renew requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra embedded --extra otel --group dev --universal --python-version 3.11 \

@@ -148,7 +148,11 @@ def heat(service: Service, backend: str, kinds: Sequence[dict[str, Any]] | None 
 def spares_wait(service: Service, count: int = SPARES) -> None:
     """Until so many wait, one for each kind of run that has come and is among the first `count`. Sooner seen than announced: a spare is started at a low
     priority, which is taken back when it is ready."""
-    until(lambda: sum(map(_is_ready, spares(service))) == count, 60)
+    until(lambda: spares_ready(service) == count, 60)
+
+
+def spares_ready(service: Service) -> int:
+    return sum(map(_is_ready, spares(service)))
 
 
 def spares(service: Service) -> list[int]:

@@ -52,11 +52,28 @@ def world(way: str) -> Iterator[World]:
 
 
 @pytest.fixture(autouse=True)
-def spares_wait(request: pytest.FixtureRequest) -> None:
-    """Each spare serves one run: the next test's must be there first."""
-    asked = getattr(request.node, "callspec", None)
-    if asked is not None and (asked.params.get("way"), asked.params.get("backend")) == ("warm", "claude"):
-        clis.spares_wait(request.getfixturevalue("world").service)
+def by_its_way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each run of a warm test was a warm one, but for those that `goes_cold` declares, with their reasons in order."""
+    params = getattr(getattr(request.node, "callspec", None), "params", {})
+    backend = params.get("backend")
+    if params.get("way") != "warm" or backend is None:
+        yield
+        return
+    world = request.getfixturevalue("world")
+    if backend == "claude":  # each spare serves one run: the next test's must be there first
+        clis.spares_wait(world.service)
+    else:  # a refused login, for one, has its process replaced
+
+        def warmly() -> bool:
+            found = world.ask(backend, "[[mock:text]] warm up", ephemeral=True)
+            return clis.ways(world.service)[found["run_id"]] == "warm"
+
+        until(warmly, 60)
+    before = set(clis.ways(world.service))
+    yield
+    went = [way for run_id, way in clis.ways(world.service).items() if run_id not in before and way != "warm"]
+    marks = [mark.kwargs.get(backend, ()) for mark in request.node.iter_markers("goes_cold")]
+    assert went == [reason for declared in marks for reason in declared]
 
 
 @both()
@@ -84,7 +101,15 @@ def test_the_first_token_comes_in_under_half_of_the_runs_time(world, backend):
 
 
 @both()
-@pytest.mark.parametrize("text", ["--help", "@/etc/hostname", "/status", "é 漢字 🪐 \u2028 'q' \"d\" $HOME `x` \\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "--help",
+        "@/etc/hostname",
+        pytest.param("/status", marks=pytest.mark.goes_cold(gemini=("command",))),
+        "é 漢字 🪐 \u2028 'q' \"d\" $HOME `x` \\n",
+    ],
+)
 def test_any_prompt_reaches_the_model_as_it_is(world, backend, text):
     asked = f"{text} [[mock:seen]] {text}"
 
@@ -99,6 +124,8 @@ def test_a_megabyte_goes_in_and_comes_out_whole(world, backend):
     asked = "[[mock:seen]] " + "".join(f"{i:07d} " for i in range(125_000))
 
     told = world.seen(backend, asked, ephemeral=True)
+    if (backend, world.way) == ("claude", "warm"):
+        clis.spares_wait(world.service)
     answered = world.ask(backend, "[[mock:text n=256 size=4096]] go", ephemeral=True)
 
     assert told["length"] >= len(asked)
@@ -107,6 +134,7 @@ def test_a_megabyte_goes_in_and_comes_out_whole(world, backend):
     assert len(answered["output"]) == 256 * 4096
 
 
+@pytest.mark.goes_cold(gemini=("system",))
 @both()
 def test_a_system_prompt_reaches_the_model_as_one(world, backend):
     told = world.seen(backend, "[[mock:seen]] hi", system_prompt="You are a TEAPOT.", ephemeral=True)
@@ -125,6 +153,7 @@ def test_thinking_is_an_event_of_its_own_and_never_text(world, backend):
         assert [e["content"]["is_partial"] for e in events if e["type"] == "thinking"] == [True] * 3
 
 
+@pytest.mark.goes_cold(gemini=("shell",))
 @both()
 def test_a_tool_runs_where_the_mode_permits_it(world, backend):
     fields = {"approval_mode": "none", "sandbox_mode": "full"}
@@ -137,6 +166,7 @@ def test_a_tool_runs_where_the_mode_permits_it(world, backend):
     assert [e["type"] for e in events if e["type"].startswith("tool")] == ["tool_use", "tool_result"]
 
 
+@pytest.mark.goes_cold(gemini=("first",))  # a directory of the caller's is of another kind
 @both()
 def test_nothing_is_written_in_a_read_only_sandbox(world, backend, tmp_path):
     os.chmod(tmp_path, 0o777)
@@ -171,6 +201,7 @@ def test_a_vendors_refusal_is_a_failure_with_its_cause_in_seconds(world, backend
     assert time.monotonic() - begun < limit_s
 
 
+@pytest.mark.goes_cold(claude=("resume",), gemini=("resume",))
 @both()
 def test_a_second_turn_holds_the_first_and_counts_its_own_usage(world, backend):
     first = world.ask(backend, "[[mock:text n=3]] remember the TEAPOT")
@@ -205,6 +236,7 @@ def sent(world: World, backend: str, text: str, **fields: Any) -> Request:
     return request
 
 
+@pytest.mark.goes_cold(claude=("history",))
 @both(but=[("cold", "codex")])
 def test_earlier_turns_reach_the_model_in_their_roles(world, backend):
     turns = talk()
@@ -234,6 +266,7 @@ def test_codex_is_told_earlier_turns_in_the_text_with_the_prompt_last(world):
     assert [kind for kind, _ in request.media] == ["image/png"]
 
 
+@pytest.mark.goes_cold(claude=("history",))
 @both()
 def test_a_run_with_history_leaves_nothing_of_it(world, backend):
     home = world.service.folder / "host0"
@@ -250,6 +283,7 @@ def test_a_run_with_history_leaves_nothing_of_it(world, backend):
     assert not [path for path in home.rglob("*") if mark in path.name]
 
 
+@pytest.mark.goes_cold(claude=("history", "resume"), gemini=("resume",))
 @both(but=[("cold", "codex")])
 def test_a_session_that_begins_with_history_goes_on(world, backend):
     session_id = new_id("ses")
@@ -351,6 +385,7 @@ def test_a_refused_connection_comes_back_in_seconds(world, backend, tmp_path):
         assert found.get("error_cause", found.get("error")) not in ("", None, "timed_out"), found
 
 
+@pytest.mark.goes_cold(gemini=("shell",))
 @both()
 def test_a_cancel_in_the_middle_of_a_shell_tool_leaves_no_process(world, backend):
     fields = {"approval_mode": "none", "sandbox_mode": "full"}
