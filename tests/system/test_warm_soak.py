@@ -249,14 +249,22 @@ class Soak:
         return self._kill_one if number % 25 == 17 else lambda: None
 
     def _kill_one(self) -> None:
-        warm = warm_processes(self.service)
+        worker, log = self.service.workers[-1], self.service.folder / "worker0.log"
+        celery = self.service.celery_of(worker)
+        warm = {pid: backend for pid, backend in warm_processes(self.service).items() if pid in children(celery)}
         if not warm:
             return
         with self._lock:
             pid = self.dice.choice(sorted(warm))
+
+        def told() -> int:
+            return log.read_text().count(f"a warm {warm[pid]} ended")
+
+        before = told()
         with self.faults.injected(Fault(warm[pid], "crashed")):
             kill_pid(pid)
-            until(lambda: not Path(f"/proc/{pid}").exists(), 20)  # its worker has seen it
+            # Only then does no run come to it any more.
+            until(lambda: told() != before or celery not in children(worker.pid), 20)
 
     def _restart(self) -> None:
         old = self.service.workers[-1]
