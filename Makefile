@@ -52,7 +52,7 @@ test: install clis sdks tools  ## everything; says what it skipped and why
 	$(BIN)/ruff check -q .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --hypothesis-profile=thorough
 
 fix: install  ## format, mend what the linter can, renew the tables of docs/configuration.md
 	$(BIN)/ruff check --fix-only -q .

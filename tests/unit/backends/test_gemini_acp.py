@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import InvalidRequest
@@ -185,7 +185,6 @@ _LINE = st.fixed_dictionaries(
 
 
 @given(items=st.lists(_LINE | _JSON, max_size=6), noise=st.binary(max_size=20), code=st.integers(-15, 255))
-@settings(max_examples=200, deadline=None)
 def test_no_line_makes_the_parser_raise(items, noise, code):
     parser = acp.AcpParser("m")
 
@@ -197,7 +196,6 @@ def test_no_line_makes_the_parser_raise(items, noise, code):
 
 
 @given(lines=st.lists(st.binary(max_size=30) | _JSON.map(lambda v: json.dumps(v).encode()), max_size=6))
-@settings(max_examples=100, deadline=None)
 def test_no_file_of_a_session_makes_its_reader_raise(lines):
     assert acp.record(b"\n".join(lines)).usage == Usage()
 

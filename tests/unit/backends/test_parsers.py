@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.event import Message, Progress
@@ -34,7 +34,6 @@ def lines(*items: object) -> bytes:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(items=st.lists(SHAPED | JSON, max_size=8), noise=st.binary(max_size=40), code=st.integers(-15, 255))
-@settings(max_examples=150, deadline=None)
 def test_no_output_makes_a_parser_raise(backend, items, noise, code):
     parser = parser_of(backend)
 
@@ -47,7 +46,6 @@ def test_no_output_makes_a_parser_raise(backend, items, noise, code):
 
 @pytest.mark.parametrize("backend", ["claude", "codex"])
 @given(items=st.lists(SHAPED | JSON, max_size=8), code=st.integers(0, 1))
-@settings(max_examples=150, deadline=None)
 def test_to_a_schema_the_messages_joined_are_the_output_and_json(backend, items, code):
     parser = parser_of(backend, schema={"type": "object"})
 
