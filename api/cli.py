@@ -17,7 +17,7 @@ import uvicorn
 import uvloop
 
 from api.app import App, create_app, limits_of
-from api.connection import Limits, connection_class
+from api.connection import Bodies, Limits, connection_class
 from api.embedded import Family
 from api.hangup import Hangups
 from api.keys import Key, Keyring
@@ -36,6 +36,7 @@ from shared.redis_url import parse
 _log = logging.getLogger("clinvk.serve")
 
 _CLOSE_WITHIN_S = 10
+_BODIES_AT_ONCE = 16  # of the largest size, while they come
 
 
 class _NotStarted(Exception):
@@ -174,6 +175,7 @@ async def _serve(
                         idle_s=config.server.idle_timeout_secs,
                     ),
                     app.refusals,
+                    Bodies(_BODIES_AT_ONCE * config.server.max_request_body_bytes),
                 ),
                 ws="none",
                 loop="none",

@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 _MAX_HEAD_BYTES = 65_536
 _MAX_HEADERS = 256
+_SMALL_BODY_BYTES = 1 << 20  # which may always come
 _FRAMING = 16  # bytes around each byte of a body that is sent in the smallest chunks, and more
 _LINGER_S = 2.0  # a refusal is read before the connection is torn down, by who reads at all
 _PROBE_S, _PROBES = 60, 4  # a connection that is silent for so long is asked, so often
@@ -41,11 +42,20 @@ class Limits(msgspec.Struct, frozen=True):
         return min(self.read_s, self.write_s, self.idle_s)
 
 
+class Bodies:
+    """The bytes of all bodies in this process that have not come whole; `most_bytes` of them may be held."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self.held_bytes = 0
+
+
 class Connection(HttpToolsProtocol):
     """One timer, which looks at the shortest limit's end at the latest; what happens between only notes the time."""
 
-    limits: Limits  # these two are set by `connection_class`
+    limits: Limits  # these three are set by `connection_class`
     refusals: Refusals
+    bodies: Bodies
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -56,6 +66,7 @@ class Connection(HttpToolsProtocol):
         self._behind_head = False
         self._answering = 0  # requests whose answer is not complete
         self._received = self._head = self._body = 0  # bytes of the request that is being read
+        self._held = 0  # of its body, which somebody waits for
         self._stalled: tuple[float, int] | None = None  # since when so much has been left to write
         self._ending_since: float | None = None
 
@@ -78,6 +89,7 @@ class Connection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._let_go()
         super().connection_lost(exc)
 
     # -- reading
@@ -104,6 +116,10 @@ class Connection(HttpToolsProtocol):
         beside_body = self._received - self._body * _FRAMING
         if self._reading_since is not None and beside_body > _MAX_HEAD_BYTES:
             self._refuse_head()
+        elif self._held > _SMALL_BODY_BYTES and self.bodies.held_bytes > self.bodies.most_bytes:
+            self._refuse(
+                503, f"large bodies of {self.bodies.most_bytes} bytes in all are still to come whole; try again"
+            )
 
     def _without_upgrade(self) -> None:
         """An offer to speak something else is not taken up. The parser would take what follows for that, and read a
@@ -155,13 +171,21 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)
+        if not self.cycle.response_complete:
+            self._held += len(body)
+            self.bodies.held_bytes += len(body)
         super().on_body(body)
+
+    def _let_go(self) -> None:
+        self.bodies.held_bytes -= self._held
+        self._held = 0
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
         self._in_body = False
         self._reading_since = None
+        self._let_go()
         if self._answering == 0:  # it was answered before it had come whole
             self._idle_since = self.loop.time()
         super().on_message_complete()
@@ -170,6 +194,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._answering -= 1
+        self._let_go()
         now = self.loop.time()
         if self._reading_since is None:
             self._idle_since = now if self._answering == 0 else None
@@ -242,6 +267,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, detail: str) -> None:
         """Answers where nothing else is being written, and ends the connection."""
+        self._let_go()
         self._ending_since = self.loop.time()
         own = self.cycle if self._in_body else None
         path = str(self.scope["path"]) if own is not None else ""
@@ -266,6 +292,6 @@ class Connection(HttpToolsProtocol):
         self.transport.write_eof()
 
 
-def connection_class(limits: Limits, refusals: Refusals) -> type[Connection]:
+def connection_class(limits: Limits, refusals: Refusals, bodies: Bodies) -> type[Connection]:
     """What uvicorn makes of each connection it accepts."""
-    return type("Connection", (Connection,), {"limits": limits, "refusals": refusals})
+    return type("Connection", (Connection,), {"limits": limits, "refusals": refusals, "bodies": bodies})

@@ -63,6 +63,7 @@ TABLE: Mapping[str, Row] = {
     "backend_unavailable": _AWAY,
     "session_host_unavailable": _AWAY,
     "store_unavailable": _AWAY,
+    "overloaded": _AWAY,
     "timeout": Row(504, "server_error", "timeout_error"),
 }
 
@@ -163,7 +164,7 @@ def of_failure(failure: Failure, *, dialect: Dialect, request_id: str, run_id: s
 def of_status(status: int, message: str, *, dialect: Dialect, request_id: str) -> HttpError:
     """For the framework's own refusals."""
     codes = {404: "not_found", 405: "method_not_allowed", 401: "authentication_error", 413: "request_too_large"}
-    codes |= {408: "request_timeout", 431: "headers_too_large"}
+    codes |= {408: "request_timeout", 431: "headers_too_large", 503: "overloaded"}
     code = codes.get(status, "invalid_request" if 400 <= status < 500 else "internal_error")
     if code == "internal_error":
         message = http.HTTPStatus(status).phrase

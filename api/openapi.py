@@ -33,7 +33,7 @@ _WORDS = {
     431: "The head is too large.",
     500: "The service failed.",
     502: "The run failed.",
-    503: "No worker, or no store; Retry-After says when to ask again.",
+    503: "No worker, no store, or no room for one more large body; Retry-After says when to ask again.",
     504: "Not in time.",
 }
 _ALWAYS = (400, 403, 408, 429, 431, 500, 503)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from api.anthropic import routes as anthropic
 from api.anthropic import translate as from_anthropic
 from api.body import convert, decode, present
-from api.connection import Limits, connection_class
+from api.connection import Bodies, Limits, connection_class
 from api.limits import client_address
 from api.native import flow_view
 from api.native.wire import ChainBody, CompareBody, ParallelBody, PromptBody, ResumeBody, parse
@@ -283,7 +283,7 @@ def connection(pieces: list[bytes]) -> None:
     async def main() -> None:
         settings = uvicorn.Config(_app, lifespan="off", log_config=None)
         settings.load()
-        made = connection_class(Limits(read_s=9, write_s=9, idle_s=9), Refusals(lambda _: None))(
+        made = connection_class(Limits(read_s=9, write_s=9, idle_s=9), Refusals(lambda _: None), Bodies(1 << 20))(
             settings, ServerState(), {}, asyncio.get_running_loop()
         )
         wire = _Wire()

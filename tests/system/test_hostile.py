@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import json
 import re
+import select
 import socket
 import time
 from pathlib import Path
@@ -348,6 +349,36 @@ def test_a_body_without_a_length_is_413_while_it_still_comes_and_takes_no_memory
     assert {(status, json.loads(body)["error"]["code"]) for status, _, body in answers} == {(413, "request_too_large")}
     assert 30 * 5 * 0x10000 * connections > limit * connections * 4  # what was sent after that
     assert most - before < limit * connections * 2
+
+
+def test_bodies_that_never_come_whole_hold_so_much_together_and_no_small_one_up():
+    limit, each, room = 2_000_000, 1_990_000, 16
+    with serving(CLINVK_SERVER__MAX_REQUEST_BODY_BYTES=str(limit)) as service, contextlib.ExitStack() as stack:
+        base = service.apis[0][1]
+        wires = [stack.enter_context(Wire(base)) for _ in range(room + 14)]
+
+        def prompted(words: int) -> httpx.Response:
+            return httpx.post(base + "/api/v1/prompt", json={"backend": "echo", "prompt": "hi " * words}, timeout=30)
+
+        for wire in wires:
+            wire.say(post(PROMPT, limit) + b" " * (each // 2))
+        for wire in wires:
+            with contextlib.suppress(ConnectionError):  # told before it has sent all
+                wire.say(b" " * (each - each // 2))
+        sockets = [wire.socket for wire in wires]
+        until(lambda: len(select.select(sockets, [], [], 0)[0]) == 14)
+
+        refused = select.select(sockets, [], [], 0)[0]
+        for one in refused:
+            head, _, body = one.recv(65536).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 ")
+            assert b"\r\nretry-after: " in head
+            assert json.loads(body)["error"]["code"] == "overloaded"
+        assert prompted(1).status_code == 200
+        assert prompted(600_000).status_code == 503
+        for wire in wires:
+            wire.socket.close()
+        until(lambda: prompted(600_000).status_code == 200)
 
 
 @pytest.mark.parametrize("more", [0, 1, 1000], ids=["nothing more", "one byte more", "bytes without end"])
