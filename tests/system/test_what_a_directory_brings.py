@@ -51,3 +51,23 @@ def test_what_claude_starts_of_a_directory_though_it_may_only_read(tmp_path, fla
     assert (
         started == set() if flags else {"helper", "hook"} <= started
     )  # the server may come too late for so short a run
+
+
+def test_gemini_starts_a_directorys_hooks_though_it_may_only_read(tmp_path):
+    with clis.serving_clis("cold", ["gemini"]) as (service, _):
+        workdir = service.folder / "checkout"
+        (workdir / ".gemini").mkdir(parents=True)
+        hook = {"hooks": [{"type": "command", "command": f"touch {tmp_path}/hook"}]}
+        (workdir / ".gemini/settings.json").write_text(json.dumps({"hooks": {"SessionStart": [hook]}}))
+
+        answer = prompt(
+            service.apis[0][1],
+            "[[mock:text]] hi",
+            backend="gemini",
+            workdir=str(workdir),
+            sandbox_mode="read-only",
+            ephemeral=True,
+        )
+
+    assert answer["exit_code"] == 0, answer
+    assert (tmp_path / "hook").exists()
