@@ -18,6 +18,7 @@ class _Bucket(msgspec.Struct, frozen=True):
     tokens: float
     at: float
     promised: float = float("-inf")
+    series: float = float("-inf")
 
 
 class SteadyRates(Rates):
@@ -41,18 +42,22 @@ class SteadyRates(Rates):
 
     def _take(self, who: str, per_s: float, burst: int, now: float) -> Taken:
         was = self._buckets.pop(who, None) or _Bucket(float(burst), now)
-        promised = was.promised
+        promised, series = was.promised, was.series
         room = burst + per_s * _LATE_S if now < promised + _ROUNDED_S + _LATE_S else burst
         tokens = min(room, was.tokens + (now - was.at) * per_s)
-        allowed = tokens >= 0.999999
+        kept = 0.0
+        if now < promised and now < series + _ROUNDED_S:
+            kept = min((promised - now) * per_s, room - 1)
+        allowed = tokens >= kept + 0.999999
         if allowed:
             tokens = max(tokens - 1, 0.0)
         wait_s = 0.0 if tokens >= 1 else (1 - tokens) / per_s
         if not allowed:
+            series = now if promised <= now else series
             beside = promised + max(1 / per_s, 1 / burst)
             promised = max(now + wait_s, min(beside, now + max(_LONGEST_S, burst / per_s)))
             wait_s = promised - now
-        self._buckets[who] = _Bucket(tokens, now, promised)
+        self._buckets[who] = _Bucket(tokens, now, promised, series)
         if len(self._buckets) > _MANY:
             self._buckets.popitem(last=False)
-        return Taken(allowed, min(int(tokens), burst), wait_s, max(burst - tokens, 0.0) / per_s)
+        return Taken(allowed, min(max(int(tokens - kept), 0), burst), wait_s, max(burst - tokens, 0.0) / per_s)

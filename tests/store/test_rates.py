@@ -23,7 +23,7 @@ def test_so_many_pass_at_once_and_then_as_many_as_the_clock_allows(on_store):
         assert sum(one.allowed for one in taken) == 20
         refused = next(one for one in taken if not one.allowed)
         assert 99 < refused.wait_s <= 100
-        await store.redis("HSET", names.rate("who"), "tokens", "0.999", "at", await past(store, 0.2))
+        await store.redis("HSET", names.rate("who"), "tokens", "0.999", "series", "0", "at", await past(store, 0.2))
         assert (await rates.take("who", per_s=0.01, burst=20)).allowed
 
     on_store(test)
@@ -91,7 +91,9 @@ class Own:
         self._now_s += s
 
 
-async def all_obey(bucket: Stored | Own, per_s: float, burst: int, many: int, chance: random.Random) -> list[int]:
+async def all_obey(
+    bucket: Stored | Own, per_s: float, burst: int, many: int, within_s: float, chance: random.Random
+) -> list[int]:
     """Asks `many` times, and once more for each refusal when its whole seconds are over, or up to 0.4 s later. Returns the
     delays, in the order in which they were told."""
     told, due, now = [], [], 0.0
@@ -100,7 +102,7 @@ async def all_obey(bucket: Stored | Own, per_s: float, burst: int, many: int, ch
         if not taken.allowed:
             told.append(max(1, math.ceil(taken.wait_s)))
             due.append(now + told[-1] + chance.uniform(0, 0.4))
-        pause = chance.uniform(0, 0.002)
+        pause = chance.uniform(0, within_s / many)
         await bucket.on(pause)
         now += pause
     for at in sorted(due):
@@ -123,11 +125,12 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("within_s", [0.1, 0.9])  # in the longer time new tokens come, which are promised already
 @pytest.mark.parametrize(("per_s", "burst", "many"), CASES)
-def test_all_who_obey_what_they_are_told_pass(on_store, per_s, burst, many):
+def test_all_who_obey_what_they_are_told_pass(on_store, per_s, burst, many, within_s):
     async def test(store: Store) -> None:
         for bucket in (Stored(store), Own()):
-            told = await all_obey(bucket, per_s, burst, many, random.Random(many))
+            told = await all_obey(bucket, per_s, burst, many, within_s, random.Random(many))
 
             assert max(told) <= math.ceil(len(told) / min(per_s, burst)) + 1  # and no longer than the tokens need
 
