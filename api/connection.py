@@ -194,7 +194,8 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._answering -= 1
-        self._let_go()
+        if self.cycle.response_complete:  # else another's body is being read
+            self._let_go()
         now = self.loop.time()
         if self._reading_since is None:
             self._idle_since = now if self._answering == 0 else None
@@ -290,6 +291,10 @@ class Connection(HttpToolsProtocol):
             own.disconnected = True
             own.message_event.set()
         self.transport.write_eof()
+        self.flow.resume_reading()  # what still comes is thrown away, so that who sends it comes to read
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = self.loop.call_later(_LINGER_S, self._check)
 
 
 def connection_class(limits: Limits, refusals: Refusals, bodies: Bodies) -> type[Connection]:

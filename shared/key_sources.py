@@ -15,7 +15,8 @@ from shared.errors import ConfigError
 
 _HASH = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
 _OTHER_DIGEST = re.compile(
-    r"\$?(sha-?\d|md5|blake2|bcrypt|argon2|scrypt|pbkdf2|2[aby]\$)[\w-]*[:=$]", re.IGNORECASE
+    r"\$?(sha-?\d|md5|blake2|bcrypt|argon2|scrypt|pbkdf2|2[aby]\$)[\w-]*[:=$]|\$(1|5|6|7|y)\$|\{[a-z0-9-]+\}",
+    re.IGNORECASE,
 ).match
 _FIELDS = {field.name: field for field in msgspec.structs.fields(ApiKey)}
 _OPTIONS = {name: field for name, field in _FIELDS.items() if name not in ("key", "name")}

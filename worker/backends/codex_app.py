@@ -75,7 +75,7 @@ class Talk(msgspec.Struct, frozen=True):
 class Standing(msgspec.Struct, frozen=True):
     """What the operator's own configuration says, as the process has read it."""
 
-    sandbox: str | None  # of a run that does not say
+    sandbox: str | None  # of a run that does not say: a mode, or the name of a profile of permissions
     decided: frozenset[str]  # directories that the operator trusts, or has said not to
 
     @classmethod
@@ -85,7 +85,8 @@ class Standing(msgspec.Struct, frozen=True):
         names = origins if isinstance(origins, dict) else {}
         begin, end = "projects.", ".trust_level"
         decided = {name[len(begin) : -len(end)] for name in names if name.startswith(begin) and name.endswith(end)}
-        return cls(text(part(read, "config", "sandbox_mode")) or None, frozenset(decided))
+        profile = text(part(read, "config", "default_permissions")).removeprefix(":")
+        return cls(text(part(read, "config", "sandbox_mode")) or profile or None, frozenset(decided))
 
 
 def distrusting(talk: Talk, standing: Standing) -> Talk | None:

@@ -15,7 +15,9 @@ _log = logging.getLogger(__name__)
 
 _STRAY_BYTES = 64 << 20  # for no run that is known, since the last line that was for one
 _STRANGE_LINES = 1000  # that were no JSON objects, one behind the other
-_STUCK_S = 0.5  # in which something of a crowded run is taken, or it is cut off: all the others wait meanwhile
+# All the others wait while a crowded run makes room: in the first, something of it is taken, in the second there is room, or
+# it is cut off.
+_STUCK_S, _CROWDED_S = 0.5, 5.0
 _UNREAD_BYTES = 64 << 20  # of ours that the child has not taken
 _NO_METHOD = -32601
 
@@ -175,9 +177,10 @@ class Rpc(Wire):
 
     async def _make_room(self, strand: Strand) -> None:
         try:
-            while strand.crowded:
-                async with asyncio.timeout(_STUCK_S):
-                    await strand.taken()
+            async with asyncio.timeout(_CROWDED_S):
+                while strand.crowded:
+                    async with asyncio.timeout(_STUCK_S):
+                        await strand.taken()
         except TimeoutError:
             strand.cut()
 

@@ -373,6 +373,26 @@ def test_no_run_makes_codex_trust_the_directory_that_it_works_in(asked, operator
         assert "projects" not in said.thread["config"]
 
 
+@pytest.mark.parametrize(
+    ("config", "sandbox"),
+    [
+        ({"sandbox_mode": "read-only", "default_permissions": ":workspace"}, "read-only"),
+        ({"sandbox_mode": None, "default_permissions": ":workspace"}, "workspace"),
+        ({"default_permissions": "a-profile"}, "a-profile"),
+        ({"default_permissions": ":read-only"}, "read-only"),
+        ({"default_permissions": None}, None),
+    ],
+)
+def test_what_a_profile_of_permissions_lets_a_run_write_is_no_trust_either(config, sandbox):
+    standing = Standing.of({"config": config, "origins": {}})
+
+    assert standing.sandbox == sandbox
+    said = talk(spec(), SETTINGS, PLACE, {})
+    found = distrusting(said, standing)
+    assert found is not None
+    assert ("projects" in found.thread["config"]) == (sandbox not in (None, "read-only"))
+
+
 @pytest.mark.parametrize("answer", [None, [], {}, {"config": 1, "origins": []}, {"config": {"sandbox_mode": 5}}])
 def test_a_configuration_that_says_nothing_is_one(answer):
     assert Standing.of(answer) == Standing(None, frozenset())
