@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 
+import httpx
 import pytest
 
 from tests.system.service import BASE_ENV, CLINVK, serving, stream, until
@@ -52,6 +53,7 @@ def test_redis_and_the_api_show_the_same_run_and_worker(tmp_path):
 def test_what_a_key_may_not_see_is_said(tmp_path):
     with serving(CLINVK_SERVER__API_KEYS=KEYS) as service:
         base = service.apis[0][1]
+        until(lambda: httpx.get(f"{base}/health").json()["status"] == "ok")  # the worker is known there too
         _, admin = top("--once", "--url", base, HOME=str(tmp_path), CLINVK_API_KEY="ka")
         _, user = top("--once", "--url", base, HOME=str(tmp_path), CLINVK_API_KEY="kb")
 
