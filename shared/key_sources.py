@@ -130,14 +130,18 @@ def _crop(value: Any) -> str:
     return shown if len(shown) <= 60 else f"{shown[:56]}... ({len(shown)} characters)"
 
 
+def is_digest(key: str) -> bool:
+    """As it is meant: whether the rest is sound is looked at when it is read."""
+    return key.startswith("sha256:")
+
+
 def _judge(entry: ApiKey, where: str) -> None:
     if not entry.key.strip():
         raise ConfigError(f"{where}: a key is empty")
-    if entry.key.startswith("sha256:") and not _HASH(entry.key):
+    if is_digest(entry.key) and not _HASH(entry.key):
         raise ConfigError(f"{where}: a sha256: key must be followed by 64 small hex digits")
-    if not _HASH(entry.key) and _OTHER_DIGEST(
-        entry.key
-    ):  # taken for the key itself it would open to who reads the file
+    # Taken for the key itself it would open to who reads the file.
+    if not _HASH(entry.key) and _OTHER_DIGEST(entry.key):
         raise ConfigError(
             f"{where}: a key looks like a digest of another kind; it must be sha256: and 64 small hex digits"
         )
@@ -159,4 +163,4 @@ def _each_once(found: Iterable[ApiKey]) -> list[ApiKey]:
 
 def digest(key: str) -> bytes:
     """Of the key itself, or the one that stands there as `sha256:HEX`."""
-    return bytes.fromhex(key[7:]) if key.startswith("sha256:") else hashlib.sha256(key.encode()).digest()
+    return bytes.fromhex(key[7:]) if is_digest(key) else hashlib.sha256(key.encode()).digest()

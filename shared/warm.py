@@ -3,6 +3,11 @@
 import msgspec
 
 
+def switched_off(backend: str) -> str:
+    """`WarmState.cold_because` where the operator wants it so."""
+    return f"backends.{backend}.warm.mode is off"
+
+
 class WarmState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Counts since the worker's start. `misses`: runs that went the other way, by the reason; `ends`: warm processes
     that were ended, by the reason (recycle, idle, size, memory, crashed, hung, ...)."""

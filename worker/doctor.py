@@ -12,6 +12,8 @@ import msgspec
 
 from shared.config import Config
 from shared.host import Instance
+from shared.key_sources import is_digest
+from shared.warm import switched_off
 from worker.codex_login import provider
 from worker.host import find_version, offered
 from worker.stage import find_command, passed_on
@@ -157,7 +159,7 @@ def _digests_alone(file: Path) -> bool:
     except (OSError, ValueError):
         return False
     keys = [word for word in lines if not word.startswith("#")]
-    return bool(keys) and all(key.startswith("sha256:") for key in keys)
+    return bool(keys) and all(map(is_digest, keys))
 
 
 def _unwritable(folder: Path) -> str | None:
@@ -285,7 +287,7 @@ def _fleet(fleet: Sequence[Instance]) -> list[Check]:
                 if (why := warm.cold_because) is not None:
                     found += f", cold: {why}"
                     # Slower than it was meant to be, unless somebody wanted it so.
-                    state = "note" if why == f"backends.{backend.name}.warm.mode is off" else "warning"
+                    state = "note" if why == switched_off(backend.name) else "warning"
             checks.append(
                 Check(
                     about=f"{one.host} {backend.name}",

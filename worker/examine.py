@@ -13,7 +13,7 @@ from typing import Any
 from shared.config import Config
 from shared.config_sources import load
 from shared.errors import ClinvkError, ConfigError, StoreRefused
-from shared.key_sources import read_keys
+from shared.key_sources import is_digest, read_keys
 from shared.redis import Redis, text
 from shared.store import Limits, create_scripts
 from shared.store.hosts import Hosts
@@ -37,7 +37,7 @@ def examine(file: Path | None, environ: Mapping[str, str]) -> tuple[list[Check],
     checks += doctor.gate(
         config,
         keys=len(keys),
-        short=sum(not one.key.startswith("sha256:") and len(one.key) < doctor.SHORT for one in keys),
+        short=sum(not is_digest(one.key) and len(one.key) < doctor.SHORT for one in keys),
     )
     checks += doctor.home(loaded.home, loaded.file, config)
     checks += doctor.machine(

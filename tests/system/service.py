@@ -277,19 +277,26 @@ def whole(events: list[dict[str, Any]]) -> str:
 
 
 @contextlib.contextmanager
-def serving(workers: int = 1, apis: int = 1, **config: str) -> Iterator[Service]:
-    service = Service(**config)
+def closing(service: Service) -> Iterator[None]:
+    """Its logs are shown where what is done with it fails."""
     try:
-        for _ in range(apis):
-            service.api()
-        for _ in range(workers):
-            service.worker()
-        yield service
+        yield
     except BaseException:
         print(service.logs(), file=sys.stderr)
         raise
     finally:
         service.close()
+
+
+@contextlib.contextmanager
+def serving(workers: int = 1, apis: int = 1, **config: str) -> Iterator[Service]:
+    service = Service(**config)
+    with closing(service):
+        for _ in range(apis):
+            service.api()
+        for _ in range(workers):
+            service.worker()
+        yield service
 
 
 def kill_pid(pid: int) -> None:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.servers import RedisServer
-from tests.system.service import Proc, Service, children, ended, free_port, kill_pid, run, submit, until
+from tests.system.service import Proc, Service, children, closing, ended, free_port, kill_pid, run, submit, until
 
 pytestmark = pytest.mark.processes
 
@@ -117,13 +117,8 @@ def ready(base: str) -> Any:
 @pytest.fixture
 def theirs() -> Iterator[Theirs]:
     service = Theirs()
-    try:
+    with closing(service):
         yield service
-    except BaseException:
-        print(service.logs(), file=sys.stderr)
-        raise
-    finally:
-        service.close()
 
 
 def gone(pids: list[int]) -> bool:

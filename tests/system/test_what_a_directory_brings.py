@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.system import clis
-from tests.system.service import prompt
+from tests.system.service import Service, prompt
 
 pytestmark = [pytest.mark.clis, pytest.mark.processes]
 
@@ -26,6 +26,12 @@ def configured(workdir: Path, marks: Path) -> None:
     (workdir / ".mcp.json").write_text(json.dumps({"mcpServers": {"its": server}}))
 
 
+def read_in(service: Service, backend: str, workdir: Path) -> None:
+    fields = {"backend": backend, "workdir": str(workdir), "sandbox_mode": "read-only", "ephemeral": True}
+    answer = prompt(service.apis[0][1], "[[mock:text]] hi", **fields)
+    assert answer["exit_code"] == 0, answer
+
+
 @pytest.mark.parametrize("flags", [[], NONE_OF_IT], ids=["as it is", "by the flags that are advised"])
 def test_what_claude_starts_of_a_directory_though_it_may_only_read(tmp_path, flags):
     assert json.dumps(flags) in (Path(__file__).parents[2] / "docs/security.md").read_text() or not flags
@@ -35,16 +41,8 @@ def test_what_claude_starts_of_a_directory_though_it_may_only_read(tmp_path, fla
         configured(workdir, tmp_path)
         before = len(mock.requests)
 
-        answer = prompt(
-            service.apis[0][1],
-            "[[mock:text]] hi",
-            backend="claude",
-            workdir=str(workdir),
-            sandbox_mode="read-only",
-            ephemeral=True,
-        )
+        read_in(service, "claude", workdir)
 
-    assert answer["exit_code"] == 0, answer
     told = any("WORDS-OF-THE-DIRECTORY" in json.dumps(request.body) for request in mock.requests[before:])
     assert told == (not flags)
     started = {path.name for path in tmp_path.iterdir()}
@@ -60,14 +58,6 @@ def test_gemini_starts_a_directorys_hooks_though_it_may_only_read(tmp_path):
         hook = {"hooks": [{"type": "command", "command": f"touch {tmp_path}/hook"}]}
         (workdir / ".gemini/settings.json").write_text(json.dumps({"hooks": {"SessionStart": [hook]}}))
 
-        answer = prompt(
-            service.apis[0][1],
-            "[[mock:text]] hi",
-            backend="gemini",
-            workdir=str(workdir),
-            sandbox_mode="read-only",
-            ephemeral=True,
-        )
+        read_in(service, "gemini", workdir)
 
-    assert answer["exit_code"] == 0, answer
     assert (tmp_path / "hook").exists()

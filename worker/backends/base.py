@@ -58,9 +58,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     stdin: bytes
     files: Mapping[str, bytes] = {}  # absolute path -> content, written with mode 0600 before the start
     copies: Mapping[str, str] = {}  # absolute target -> source, copied where the source exists (a login)
-    unfiled: Mapping[
-        str, bytes
-    ] = {}  # name in `env` -> what it can read at the path put there; on no disk, gone with it
+    # Name in `env` -> what it can read at the path that is put there: on no disk, and gone with the process.
+    unfiled: Mapping[str, bytes] = {}
     stdout: Literal["pipe", "file"] = "pipe"  # file: the CLI loses the end of its output on a pipe
     repair: Repair | None = None  # before the start
     not_enforced: tuple[str, ...] = ()  # options asked for that this CLI has nothing for

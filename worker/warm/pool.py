@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from shared.config import Config
-from shared.warm import WarmState
+from shared.warm import WarmState, switched_off
 from worker.backends.base import Parser
 from worker.course import Course
 from worker.stage import Prepared
@@ -151,7 +151,7 @@ class Pool:
 
     def _cold_because(self, shelf: Shelf) -> str | None:
         if shelf.warm.mode == "off":
-            return f"backends.{shelf.name}.warm.mode is off"
+            return switched_off(shelf.name)
         return self._too_old(shelf)
 
 
