@@ -146,9 +146,20 @@ def heat(service: Service, backend: str, kinds: Sequence[dict[str, Any]] | None 
 
 
 def spares_wait(service: Service, count: int = SPARES) -> None:
-    """Until so many wait, one for each kind of run that has come and is among the first `count`. Sooner seen than announced: a spare is started at a low
-    priority, which is taken back when it is ready."""
-    until(lambda: spares_ready(service) == count, 60)
+    """Until so many wait, each kind of run that has come has its own, and those that were used are gone. Sooner seen
+    than announced: a spare is started at a low priority, which is taken back when it is ready."""
+    until(lambda: spares_ready(service) == count and _is_settled(service), 60)
+
+
+def _is_settled(service: Service) -> bool:
+    """By what the last worker logs at debug; at another level it is taken for settled."""
+    lacking, used, gone = 0, 0, 0
+    for line in service.workers[-1].log.read_text(errors="replace").splitlines():
+        if '"lacking": ' in line:
+            lacking = int(json.loads(line)["lacking"])
+        used += '"by a warm claude"' in line
+        gone += "a warm claude ended after 1 runs" in line
+    return not lacking and used <= gone
 
 
 def spares_ready(service: Service) -> int:

@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -146,17 +147,24 @@ def test_a_killed_worker_leaves_no_slot_of_a_key_behind():
         assert get(service, "k", f"/api/v1/runs/{first}").json()["result"]["error_code"] == "worker_lost"
 
 
+def put(file: Path, text: str) -> None:
+    """In one step: a file that is being written may be read while it is empty."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.rename(file)
+
+
 def test_keys_of_a_file_change_in_a_running_service(tmp_path):
     file = tmp_path / "keys"
     file.write_text("old team\n")
     with serving(workers=0, CLINVK_SERVER__API_KEYS_FILE=str(file)) as service:
         assert get(service, "old", "/api/v1/runs").status_code == 200
 
-        file.write_text("new team\n")
-        until(lambda: get(service, "new", "/api/v1/runs").status_code == 200)
-        assert get(service, "old", "/api/v1/runs").status_code == 401
+        put(file, "new team\n")
+        until(lambda: get(service, "old", "/api/v1/runs").status_code == 401)  # a wrong key is soon told to wait
+        assert get(service, "new", "/api/v1/runs").status_code == 200
 
-        file.write_text("")
+        put(file, "")
         until(lambda: "COULD NOT BE READ AGAIN" in service.logs())
         assert get(service, "new", "/api/v1/runs").status_code == 200
         assert get(service, "nobody", "/api/v1/runs").status_code == 401

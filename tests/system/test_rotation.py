@@ -198,7 +198,9 @@ def test_what_was_started_to_outlive_its_terminal_does_and_still_hears_the_signa
         file.write_text("new\n")
         process.send_signal(signal.SIGHUP)
 
-        until(lambda: httpx.get(base + "/api/v1/runs", headers={"x-api-key": "new"}).status_code == 200)
+        # It is the right key that is asked with again and again: a wrong one is soon told to wait.
+        until(lambda: httpx.get(base + "/api/v1/runs", headers={"x-api-key": "old"}).status_code == 401)
+        assert httpx.get(base + "/api/v1/runs", headers={"x-api-key": "new"}).status_code == 200
         assert process.poll() is None
     finally:
         process.kill()

@@ -68,7 +68,7 @@ class Pool:
             _log.debug("by a process of its own: %s", found.reason, extra={"way": found.reason})
             return None
         keeper.shelf.hits += 1
-        _log.debug("by a warm process", extra={"way": "warm"})
+        _log.debug("by a warm %s", keeper.shelf.name, extra={"way": "warm"})
         return found
 
     async def _open(self, keeper: Keeper, prepared: Prepared) -> tuple[Course, Parser] | Cold:

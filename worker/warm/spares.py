@@ -1,12 +1,15 @@
 """The policy for processes that serve one run each: some wait for the kinds of runs that come most."""
 
 import asyncio
+import logging
 from collections import Counter
 
 from worker.warm.keeper import Keeper
 from worker.warm.reserve import Reserve
 from worker.warm.resident import Resident
 from worker.warm.shelf import Kind, Shelf
+
+_log = logging.getLogger(__name__)
 
 
 class Spares(Keeper):
@@ -16,6 +19,7 @@ class Spares(Keeper):
         super().__init__(shelf)
         self._reserve = Reserve()
         self._known = False  # whether the last kind had come before
+        self._whole = True  # whether each kind has its spares, as it was last said
 
     def ask(self, kind: Kind) -> None:
         self._known = self._reserve.ask(kind, asyncio.get_running_loop().time())
@@ -38,6 +42,9 @@ class Spares(Keeper):
             for kind, count in shares.items()
             if isinstance(kind, Kind) and have[kind] < count and not shelf.sulks.about(kind, now)
         ]
+        if self._whole != (not lacking):
+            self._whole = not lacking
+            _log.debug("%d kinds of %s lack a spare", len(lacking), shelf.name, extra={"lacking": len(lacking)})
         if not lacking or commons.starting() or commons.closing or commons.short():
             return False
         if not commons.calm():
