@@ -8,7 +8,7 @@ from pathlib import Path
 BIN = Path(sys.executable).parent
 
 # In three processes, so that all cores have work.
-PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not redis"]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not redis and not wide"]
 CHECKS = {
     "format": [BIN / "ruff", "format", "--check", "-q", "."],
     "lint": [BIN / "ruff", "check", "-q", "."],
