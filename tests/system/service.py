@@ -103,6 +103,9 @@ class Proc:
         return self.process.poll() is None
 
 
+START_S = 60.0  # for a process to be ready on a machine that others keep busy; one that ends is told of at once
+
+
 class Service:
     """Redis, API replicas and workers of one test."""
 
@@ -127,7 +130,7 @@ class Service:
         proc = Proc(["serve", "--port", str(port)], self.env(), self.folder / f"api{len(self.apis)}.log")
         base = f"http://127.0.0.1:{port}"
         self.apis.append((proc, base))
-        until(lambda: self._up(proc, base))
+        until(lambda: self._up(proc, base), START_S)
         return base
 
     def _up(self, proc: Proc, base: str) -> bool:
@@ -147,7 +150,8 @@ class Service:
                 lambda: (
                     any(host.encode() in (client.get(k) or b"") for k in client.keys("clinvk:instance:*"))
                     or not proc.alive
-                )
+                ),
+                START_S,
             )
         finally:
             client.close()

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.system.sdks.clients import HERE
-from tests.system.service import CLINVK, Proc, Service, free_port, until
+from tests.system.service import CLINVK, START_S, Proc, Service, free_port, until
 
 pytestmark = pytest.mark.processes
 
@@ -34,7 +34,7 @@ def serve(service: Service, *words: str, **env: str) -> str:
     proc = Proc(list(words), service.env(**env), service.folder / f"api{len(service.apis)}.log")
     base = f"http://127.0.0.1:{port}"
     service.apis.append((proc, base))
-    until(lambda: service._up(proc, base))
+    until(lambda: service._up(proc, base), START_S)
     return base
 
 
@@ -100,7 +100,8 @@ def test_a_key_is_taken_from_either_header(api, headers, status, path):
 def test_without_keys_nobody_needs_one(service):
     base = serve(service)
 
-    assert httpx.post(base + "/api/v1/prompt", json={"backend": "claude", "prompt": "hello"}).status_code == 200
+    body = {"backend": "claude", "prompt": "hello"}
+    assert httpx.post(base + "/api/v1/prompt", json=body, timeout=30).status_code == 200
 
 
 ENDPOINTS = [
