@@ -13,11 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.system.service import prompt, serving, submit, until, whole
+from tests.system.service import Service, prompt, serving, submit, until, whole
 
 pytestmark = pytest.mark.processes
 
 READ_S, WRITE_S, IDLE_S = 1.0, 1.5, 3.0
+TICK_S = 0.002  # the clock of the server's loop counts whole milliseconds
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_a_head_that_comes_drop_by_drop_is_408_though_there_is_always_some_more_
                 pass
 
     assert problem(answer)["error"]["code"] == "request_timeout"
-    assert READ_S <= took(begun) < READ_S + 2
+    assert READ_S - TICK_S <= took(begun) < READ_S + 2
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_a_body_that_does_not_come_is_408_in_the_words_of_who_asked(base, path, 
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"x-should-retry: true" in answer
     assert shape(problem(answer))
-    assert READ_S <= took(begun) < READ_S + 2
+    assert READ_S - TICK_S <= took(begun) < READ_S + 2
 
 
 def test_who_says_nothing_is_closed_without_a_word_after_the_idle_limit(base):
@@ -150,7 +151,7 @@ def test_who_says_nothing_is_closed_without_a_word_after_the_idle_limit(base):
         assert used.answer()[0] == 200
         assert (fresh.rest(), used.rest()) == (b"", b"")
 
-    assert IDLE_S <= took(begun) < IDLE_S + 2
+    assert IDLE_S - TICK_S <= took(begun) < IDLE_S + 2
 
 
 def test_empty_lines_do_not_keep_a_connection(base):
@@ -170,17 +171,23 @@ def test_empty_lines_do_not_keep_a_connection(base):
     assert took(begun) < IDLE_S + 2
 
 
+def is_open(service: Service, wire: Wire) -> bool:
+    """Whether the server has this connection: once it has closed it, the kernel keeps what is left in other states."""
+    process, base = service.apis[0]
+    ends = [f":{port:04X}" for port in (int(base.rpartition(":")[2]), wire.socket.getsockname()[1])]
+    rows = [line.split() for line in Path(f"/proc/{process.pid}/net/tcp").read_text().splitlines()[1:]]
+    return any([row[1][-5:], row[2][-5:], row[3]] == [*ends, "01"] for row in rows)
+
+
 def test_a_client_that_takes_nothing_of_its_answer_is_cut_off_and_its_run_is_kept(service, base):
     run_id = submit(base, "x" * 4_500_000)
     until(lambda: httpx.get(f"{base}/api/v1/runs/{run_id}").json().get("result"))
-    connections = Path(f"/proc/{service.apis[0][0].pid}/fd")
-    before = len(list(connections.iterdir()))
 
     with Wire(base, window=4096) as wire:
-        wire.say(f"GET /api/v1/runs/{run_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        until(lambda: len(list(connections.iterdir())) > before)
         begun = time.monotonic()
-        until(lambda: len(list(connections.iterdir())) <= before)
+        wire.say(f"GET /api/v1/runs/{run_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert is_open(service, wire)
+        until(lambda: not is_open(service, wire))
         assert WRITE_S * 0.9 < took(begun) < WRITE_S * 2 + 2
         assert len(wire.rest()) < 4_500_000
 
@@ -551,8 +558,10 @@ def test_half_open_connections_and_ten_times_as_many_idle_ones_leave_the_service
         for wire in wires[:50]:
             wire.say(b"GET /hea")
         begun = time.monotonic()
-        assert prompt(base, "still here")["output"] == "still here"
-        assert took(begun) < READ_S
+        found = prompt(base, "still here")
+        assert found["output"] == "still here"
+        # But for the CLI, whose start takes what the machine lets it.
+        assert took(begun) - found["duration_ms"] / 1000 < READ_S
     finally:
         for wire in wires:
             wire.socket.close()
