@@ -1,5 +1,6 @@
 """What is erased is nowhere afterwards: not in a name, not in a value of the store, not on the host."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def everything(service: Service) -> bytes:
         found.append(name)
         match client.type(name):
             case b"string":
-                found.append(client.get(name))
+                found.append(client.get(name) or b"")  # it may expire meanwhile
             case b"hash":
                 found += [part for pair in client.hgetall(name).items() for part in pair]
             case b"list":
@@ -57,7 +58,9 @@ def on_disk(service: Service, word: str) -> list[str]:
     found = []
     for folder, _, files in os.walk(service.folder / "host0"):
         for name in [folder, *(os.path.join(folder, one) for one in files)]:
-            with_text = Path(name).is_file() and word.encode() in Path(name).read_bytes()
+            with_text = False
+            with contextlib.suppress(FileNotFoundError):  # its host may be removing it just now
+                with_text = Path(name).is_file() and word.encode() in Path(name).read_bytes()
             if word in name or with_text:
                 found.append(name)
     return found
