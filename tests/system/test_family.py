@@ -11,6 +11,7 @@ import pytest
 
 from tests.system.service import (
     BASE_ENV,
+    START_S,
     Proc,
     children,
     free_port,
@@ -38,7 +39,7 @@ class Laptop:
         begun = time.monotonic()
         proc = Proc(["serve", "--port", str(port)], self.env, self.folder / f"{len(self.procs)}.log")
         self.procs.append(proc)
-        until(lambda: "is ready" in proc.log.read_text() or not proc.alive, 20)
+        until(lambda: "is ready" in proc.log.read_text() or not proc.alive, START_S)
         self.took_s = time.monotonic() - begun
         assert proc.alive, proc.log.read_text()
         return f"http://127.0.0.1:{port}"
@@ -104,7 +105,7 @@ def test_whichever_dies_all_end_with_it_also_what_runs(laptop, victim):
 
     kill_pid(pids[victim])
 
-    until(laptop.gone, 5)
+    until(laptop.gone, 10)  # without Redis, several commands in a row are each tried again for more than a second first
 
 
 def test_a_second_serve_keeps_its_data_in_memory_and_says_so(laptop):
@@ -126,7 +127,8 @@ def test_it_waits_for_what_runs_and_a_second_signal_does_not(laptop):
     assert following.rest()[-1]["type"] == "done"
     assert laptop.procs[0].wait(15) == 0
     base = laptop.start()
-    submit(base, "stay", "--hang")
+    waited_for = submit(base, "stay", "--hang")
+    until(lambda: run(base, waited_for)["status"] == "running")
     laptop.procs[1].send(signal.SIGTERM)
     until(lambda: httpx.get(base + "/health").json()["status"] == "degraded")  # it has begun to end
     laptop.procs[1].send(signal.SIGTERM)
@@ -138,5 +140,5 @@ def test_a_wrong_configuration_is_one_line_and_exit_code_78(laptop):
     proc = Proc(["serve"], laptop.env | {"CLINVK_SERVER__PROT": "1"}, laptop.folder / "wrong.log")
     laptop.procs.append(proc)
 
-    assert proc.wait(10) == 78
+    assert proc.wait() == 78
     assert proc.log.read_text().strip().count("\n") == 0

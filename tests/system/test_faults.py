@@ -120,7 +120,8 @@ def test_a_message_lost_is_sent_again():
 
 
 def test_redis_killed_and_back_keeps_what_was_queued_and_what_was_streaming():
-    with serving(CLINVK_WORKER__CONCURRENCY="2") as service:
+    # A lease that outlasts a slow start of Redis: what is lost with one is another test's.
+    with serving(CLINVK_WORKER__CONCURRENCY="2", CLINVK_WORKER__LEASE_SECS="20") as service:
         base = service.apis[0][1]
         streams = [stream(base, WORDS, "--delay-ms=15") for _ in range(2)]
         ids = [s.run_id for s in streams]
@@ -189,6 +190,7 @@ def test_a_hang_up_ends_the_run_after_the_grace_and_its_processes():
         run_id = following.run_id
         following.next()
         detached = submit(base, "stay", "--hang")
+        until(lambda: run(base, detached)["status"] == "running")
 
         following.hang_up()
 
