@@ -14,7 +14,19 @@ import httpx
 import pytest
 
 from tests.servers import RedisServer
-from tests.system.service import Proc, Service, children, closing, ended, free_port, kill_pid, run, submit, until
+from tests.system.service import (
+    START_S,
+    Proc,
+    Service,
+    children,
+    closing,
+    ended,
+    free_port,
+    kill_pid,
+    run,
+    submit,
+    until,
+)
 
 pytestmark = pytest.mark.processes
 
@@ -32,7 +44,8 @@ for pid in /proc/[0-9]*; do
     fi
 done
 readlink /proc/$$/exe > /dev/null || echo "cannot read itself" >> "$HOME/read"
-setsid sh -c 'echo $$ >> "$HOME/tools"; exec sleep 300' &
+exec 3>&1
+begun=$(setsid sh -c 'echo $$ >> "$HOME/tools"; exec sleep 300 >&3' &) # not before it has said who it is
 [ -e "$HOME/stay" ] && { echo $$ >> "$HOME/tools"; exec sleep 300; }
 echo '{"type":"result","subtype":"success","is_error":false,"result":"hi","session_id":"0b2bd9a3-1111-4222-8333-944445555666","num_turns":1,"usage":{"input_tokens":1,"output_tokens":1}}'
 """
@@ -92,8 +105,8 @@ class Theirs(Service):
             else:
                 self.apis.append((proc, f"http://127.0.0.1:{port}"))
         base = self.apis[0][1]
-        until(lambda: self._up(self.apis[0][0], base))
-        until(lambda: ready(base), 20)
+        until(lambda: self._up(self.apis[0][0], base), START_S)
+        until(lambda: ready(base), START_S)
         return base
 
     def told(self, name: str) -> list[str]:
@@ -153,7 +166,7 @@ def test_a_cli_reads_no_secret_of_the_service_and_all_that_it_starts_still_ends(
     assert ended(base, lost)["status"] == "failed"
 
     until(lambda: children(worker.pid), 20)  # the warden has started it again
-    until(lambda: ready(base), 20)
+    until(lambda: ready(base), START_S)
     last = submit(base, "x", backend="claude", extra=[])
     tools = theirs.tools(7)
     pid = theirs.celery_of(worker)
