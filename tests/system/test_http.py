@@ -34,6 +34,7 @@ def test_json_ndjson_sse_and_202_tell_the_same(service, base):
         base + "/api/v1/prompt",
         json={"backend": "echo", "prompt": text},
         headers={"accept": "text/event-stream"},
+        timeout=30,
     ) as sse:
         blocks = sse.read().decode().strip().split("\n\n")
 
@@ -54,7 +55,7 @@ def test_a_late_follower_on_another_replica_sees_all_of_it_from_any_position(ser
     run_id = prompt(base, "a b c")["run_id"]
 
     events = follow(two, run_id).rest()
-    resumed = httpx.get(f"{two}/api/v1/runs/{run_id}/events", headers={"last-event-id": "2"}).text
+    resumed = httpx.get(f"{two}/api/v1/runs/{run_id}/events", headers={"last-event-id": "2"}, timeout=30).text
 
     assert whole(events) == "a b c"
     assert resumed.startswith("id: 3\n")
@@ -143,7 +144,7 @@ def test_a_method_that_a_path_has_not_is_405_and_says_which_it_has(base, method,
 
 def test_a_sane_request_id_is_kept_and_the_run_is_named(base):
     body = {"backend": "echo", "prompt": "x"}
-    answer = httpx.post(base + "/api/v1/prompt", json=body, headers={"x-request-id": "my-id-1"})
+    answer = httpx.post(base + "/api/v1/prompt", json=body, headers={"x-request-id": "my-id-1"}, timeout=30)
     strange = httpx.get(base + "/health", headers={"x-request-id": "a b"})
 
     assert (answer.headers["x-request-id"], answer.headers["request-id"]) == ("my-id-1", "my-id-1")
@@ -187,7 +188,7 @@ def test_keys_are_needed_once_there_are_any_and_tenants_do_not_see_each_other():
         base = service.apis[0][1]
         body = {"backend": "echo", "prompt": "x"}
         refused = httpx.post(base + "/api/v1/prompt", json=body)
-        mine = httpx.post(base + "/api/v1/prompt", json=body, headers={"authorization": "Bearer ka"})
+        mine = httpx.post(base + "/api/v1/prompt", json=body, headers={"authorization": "Bearer ka"}, timeout=30)
         run_id = mine.json()["run_id"]
         other = {"x-api-key": "kb"}
 
