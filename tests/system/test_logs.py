@@ -135,7 +135,7 @@ def test_lines_of_all_processes_say_which_request_run_tenant_and_trace_they_are_
 
 
 def test_every_line_that_names_a_run_or_a_flow_bears_its_id_its_tenant_and_its_trace():
-    config = {"CLINVK_SERVER__HANGUP_GRACE_SECS": "0.1", "CLINVK_QUEUE__MAX_WAIT_SECS": "1"}
+    config = {"CLINVK_SERVER__HANGUP_GRACE_SECS": "0.1", "CLINVK_QUEUE__MAX_WAIT_SECS": "4"}
     with serving(CLINVK_API_KEYS="k-1234", **config) as service:
         base = service.apis[0][1]
         trace = {"traceparent": f"00-{TRACE}-{'1' * 16}-01"}
@@ -175,15 +175,24 @@ def test_every_line_that_names_a_run_or_a_flow_bears_its_id_its_tenant_and_its_t
                     found.setdefault(id, []).append(row)
             return found
 
-        assert until(lambda: len([id for id in seen if id in named()]) == len(seen) and named())
+        def said() -> list[str]:
+            return [row["message"] for lines in named().values() for row in lines]
+
+        assert until(lambda: set(seen) <= named().keys())
+        for word in (
+            "lost its worker",
+            "no worker had room",
+            "nobody followed",
+            "run.cancel",
+            "run.erase",
+            "succeeded",
+        ):
+            until(lambda word=word: [line for line in said() if word in line])
         told = named()
 
     for id, lines in told.items():
         assert not [row for row in lines if row.get("run_id") != id or not row.get("tenant")], json.dumps(lines)
         assert not [row for row in lines if len(row.get("trace_id", "")) != 32], json.dumps(lines)
-    words = [row["message"] for lines in told.values() for row in lines]
-    for word in ("lost its worker", "no worker had room", "nobody followed", "run.cancel", "run.erase", "succeeded"):
-        assert [line for line in words if word in line], word
 
 
 def test_the_cli_is_told_its_place_in_the_trace_and_who_has_none_is_given_one():
@@ -218,9 +227,10 @@ def test_the_warden_too_says_its_lines_as_objects():
 def test_the_text_form_is_for_people():
     with serving(CLINVK_LOG__FORMAT="text") as service:
         prompt(service.apis[0][1], "hi")
-        text = until(lambda: "run_id=run_" in service.logs() and service.logs())
+        text = until(lambda: "clinvk.access: POST /api/v1/prompt 200" in service.logs() and service.logs())
 
     assert "info    clinvk.access: POST /api/v1/prompt 200" in text
+    assert "run_id=run_" in text
     assert "clinvk is ready on" in text
 
 
