@@ -102,9 +102,9 @@ def test_a_clients_host_that_vanishes_is_let_go_of_and_its_attached_runs_end(hos
 
 
 @pytest.fixture
-def across(hosts):
-    """The service on one host, its Redis on another."""
-    service = Service(CLINVK_WORKER__LEASE_SECS=str(LEASE_S))
+def across(hosts, request):
+    """The service on one host, its Redis on another; the parameter is the lease where it is not LEASE_S."""
+    service = Service(CLINVK_WORKER__LEASE_SECS=str(getattr(request, "param", LEASE_S)))
     service.redis.close()
     port = ["--port", "6379", "--bind", hosts.FAR, "--protected-mode", "no"]
     service.redis = inside(hosts.far, lambda: RedisServer("always", *port))
@@ -120,6 +120,8 @@ def across(hosts):
         service.close()
 
 
+# After two seconds without an answer TCP asks again at the third and sixth: the lease is to outlast more than that.
+@pytest.mark.parametrize("across", [20], indirect=True, ids=["long lease"])
 def test_a_redis_that_is_not_heard_for_a_moment_costs_no_run_and_no_event(hosts: Road, across: Service):
     base = across.apis[0][1]
     words = " ".join(f"w{number}" for number in range(100))
