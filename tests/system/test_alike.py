@@ -47,7 +47,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "429": ("[[mock:status code=429]] hi", {}),
     "cut": ("[[mock:drop n=6]] hi", {}),
     "broken off": ("[[mock:eof n=6]] hi", {}),
-    "deadline": ("[[mock:hang]] hi", {"timeout_s": 6.0}),
+    "deadline": ("[[mock:hang]] hi", {"timeout_s": 12.0}),  # by then each has asked the model, on a busy machine too
     "cancel": ("[[mock:hang]] hi", {}),
 }
 MODELS = {"claude": "claude-sonnet-4-6", "codex": "gpt-6-sol", "gemini": "gemini-2.5-flash"}
