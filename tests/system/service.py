@@ -182,7 +182,7 @@ class Service:
                 proc.wait(5)
             if proc.alive:
                 proc.kill()
-        until(lambda: not living(self.marker) and not any(Path(f"/proc/{pid}").exists() for pid in below), 10)
+        until(lambda: not living(self.marker) and not any(Path(f"/proc/{pid}").exists() for pid in below), 30)
         self.redis.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

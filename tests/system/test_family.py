@@ -51,7 +51,7 @@ class Laptop:
         for proc in self.procs:
             if proc.alive:
                 proc.kill()
-        until(self.gone, 10)
+        until(self.gone, 30)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.system.service import BASE_ENV, Service, kill_pid, serving, until
+from tests.system.service import BASE_ENV, START_S, Service, kill_pid, serving, until
 
 # Stands in for any CLI: its host's name is its answer, in claude's own form; codex and gemini are told apart by name.
 CLI = r"""#!/bin/sh
@@ -133,7 +133,7 @@ def test_a_host_whose_login_or_quota_fails_is_passed_over(service, base, status,
         old.send(signal.SIGTERM)
         old.wait(20)
         service.workers[0] = again(service, 0)
-    until(lambda: state(base, "host0", "claude") == "ready")
+    until(lambda: state(base, "host0", "claude") == "ready", START_S)
 
 
 def again(service: Service, number: int) -> Any:
@@ -150,7 +150,7 @@ def test_a_host_that_is_killed_is_passed_over_and_comes_back(service, base):
     until(lambda: state(base, "host1", "codex") == "gone", 20)
     assert {prompt(base, "codex").json()["output"] for _ in range(3)} == {"codex on host2"}
     service.workers[1] = again(service, 1)
-    until(lambda: state(base, "host1", "codex") == "ready")
+    until(lambda: state(base, "host1", "codex") == "ready", START_S)
 
     assert until(lambda: prompt(base, "gemini").json()["output"] == "gemini on host1", 20)
 

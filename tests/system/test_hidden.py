@@ -116,7 +116,7 @@ class Theirs(Service):
 
     def tools(self, count: int) -> list[int]:
         """All that have been started until now, once there are so many."""
-        until(lambda: len(self.told("tools")) >= count)
+        until(lambda: len(self.told("tools")) >= count, 60)  # the CLI looks at all processes of the machine first
         return [int(pid) for pid in self.told("tools")]
 
 

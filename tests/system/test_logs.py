@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.system.service import CLINVK, Service, free_port, kill_pid, prompt, serving, stream, until
+from tests.system.service import CLINVK, START_S, Service, free_port, kill_pid, prompt, serving, stream, until
 
 CANARY = "xyzzy-canary"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -106,7 +106,7 @@ def test_what_a_warm_process_printed_of_a_prompt_before_it_died_is_in_no_log_and
         def ended() -> list[dict]:
             return [row for row in rows(service) if "crashed (exit code 101)" in row["message"]]
 
-        assert until(died)
+        assert until(died, START_S)
         told = rows(service)
 
         assert {"run_id", "tenant", "trace_id", "request_id"}.isdisjoint(ended()[0])
@@ -298,8 +298,8 @@ def test_on_a_terminal_lines_are_for_people_without_being_asked_for():
             on_a_terminal(service, "worker", "--name", "host0") as worker,
         ):
             base = f"http://127.0.0.1:{port}"
-            until(lambda: "is ready" in api())
-            until(lambda: httpx.get(base + "/api/v1/workers").json()["workers"])
+            until(lambda: "is ready" in api(), START_S)
+            until(lambda: httpx.get(base + "/api/v1/workers").json()["workers"], START_S)
             prompt(base, "hi")
             told = [until(lambda: "POST /api/v1/prompt 200" in api() and api())]
             told.append(until(lambda: "worker.runner" in worker() and worker()))
