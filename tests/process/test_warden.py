@@ -207,11 +207,11 @@ def test_one_whose_loop_turns_no_more_likewise(start: Start, pids: Pids):
 
 @pytest.mark.parametrize("what", ["BEAT", "STAY", "CLOSE"])
 def test_one_that_speaks_or_has_not_spoken_yet_or_ends_in_good_order_lives(start: Start, pids: Pids, what):
-    child = start(what, bad_tree(pids), prepare="warden._SILENCE_S = 0.3", call=MINDED)
+    child = start(what, bad_tree(pids), prepare="warden._SILENCE_S = 1.0", call=MINDED)
     found = pids.expect(*ALL)
 
     with pytest.raises(subprocess.TimeoutExpired):
-        child.wait(1)
+        child.wait(2)
 
     assert pids.alive(*found) == found
     child.send_signal(signal.SIGTERM)
@@ -219,20 +219,20 @@ def test_one_that_speaks_or_has_not_spoken_yet_or_ends_in_good_order_lives(start
 
 
 def test_one_that_stood_still_together_with_its_warden_lives(start: Start, pids: Pids):
-    prepare = "warden._LATE_S = 0.6; warden._SILENCE_S = 0.5"
+    prepare = "warden._LATE_S = 1.0; warden._SILENCE_S = 1.0"
     child = start("BEAT", bad_tree(pids), prepare=prepare, call=MINDED)
     worker, *rest = pids.expect(*ALL)
 
     os.kill(worker, signal.SIGSTOP)
     child.send_signal(signal.SIGSTOP)
     with pytest.raises(subprocess.TimeoutExpired):
-        child.wait(1.5)  # a machine that is suspended
+        child.wait(2.5)  # a machine that is suspended
     child.send_signal(signal.SIGCONT)
     with pytest.raises(subprocess.TimeoutExpired):
         child.wait(0.2)
     os.kill(worker, signal.SIGCONT)
     with pytest.raises(subprocess.TimeoutExpired):
-        child.wait(1)
+        child.wait(1.5)
 
     assert pids.alive(worker, *rest) == [worker, *rest]
 
