@@ -107,6 +107,7 @@ def test_on_a_terminal_it_lives_until_q_and_leaves_the_terminal_as_it_was(tmp_pa
 
         until(lambda: read().count(b"host0") >= 2)
         os.write(main, b"q")
+        until(lambda: b"\x1b[?1049l" in read())  # a terminal that nobody reads from fills up
         code = process.wait(10)
         out = read()
         os.close(main)

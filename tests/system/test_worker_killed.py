@@ -92,6 +92,8 @@ def test_a_message_taken_from_its_list_by_a_worker_that_died_before_the_claim_is
         base = service.apis[0][1]
         client = service.redis.client()
         kill_all_of(service, 0)  # it is still announced, so that a run is queued
+        # To one who is about to die Redis would still give it.
+        until(lambda: not [row for row in client.client_list() if row["cmd"].lower() == "brpop"])
         run_id = submit(base, "taken twice")
         assert run(base, run_id)["status"] == "queued"
 

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sys
 
 import pytest
 
 from tests.system.service import Service, living, prompt, run, serving, stream, submit, until, whole
+from worker.backends import echo_cli
 
 pytestmark = pytest.mark.processes
 
@@ -42,12 +44,31 @@ def test_a_redis_that_refuses_writes_is_waited_for(how):
         assert service.workers[0].alive
 
 
+def talks_at_first_until_it_is_let_go(service: Service) -> None:
+    """Echo on the workers that are still to come: of its starts the first says words until `go` is there."""
+    path, said = service.folder / "cli.sh", service.folder / "said"
+    text = '{"type":"text","text":"w%d "}\\n'
+    lines = [
+        "#!/bin/sh",
+        f'mkdir {service.folder}/start0 2>/dev/null || exec {sys.executable} -I -S {echo_cli.__file__} "$@"',
+        "i=0",
+        f"while ! [ -e {service.folder}/go ]; do",
+        f"i=$((i+1)); printf 'w%d ' $i >>{said}; printf '{text}' $i; sleep 0.02",
+        "done",
+        """echo '{"type":"result","input_tokens":1,"output_tokens":1}'""",
+    ]
+    path.write_text("\n".join(lines))
+    path.chmod(0o755)
+    service.config["CLINVK_BACKENDS__ECHO__COMMAND"] = str(path)
+
+
 def test_a_run_that_is_under_way_outlives_the_death_of_celery_and_others_are_taken_beside_it():
-    with serving() as service:
+    with serving(workers=0) as service:
+        talks_at_first_until_it_is_let_go(service)
+        service.worker()
         base = service.apis[0][1]
         pid = service.celery_of(service.workers[0])
-        words = " ".join(f"w{i}" for i in range(300))
-        following = stream(base, words, "--delay-ms=20")
+        following = stream(base, "go on")
         first = following.next()
 
         client = service.redis.client()
@@ -57,7 +78,8 @@ def test_a_run_that_is_under_way_outlives_the_death_of_celery_and_others_are_tak
 
         assert [prompt(base, f"p{i}")["output"] for i in range(12)] == [f"p{i}" for i in range(12)]
         assert run(base, following.run_id)["status"] == "running"
-        assert whole([first, *following.rest()]) == words
+        (service.folder / "go").touch()
+        assert whole([first, *following.rest()]) == (service.folder / "said").read_text()
         assert service.celery_of(service.workers[0]) == pid
         service.workers[0].send(signal.SIGTERM)
         assert service.workers[0].wait(20) == 0
