@@ -120,14 +120,13 @@ def followed(base: str, **body: Any) -> Stream:
 def test_a_stream_passes_token_by_token(proxied):
     _, base = proxied
 
-    begun = time.monotonic()
     following = followed(base, prompt=WORDS, extra=["--delay-ms=50"])
     first = following.next()
-    first_s = time.monotonic() - begun
+    begun = time.monotonic()
     events = [first, *following.rest()]
 
     assert whole(events) == WORDS
-    assert first_s < (time.monotonic() - begun) / 2
+    assert time.monotonic() - begun > 40 * 0.05 / 2  # what is held back comes at once, at the end
 
 
 def test_a_client_that_hangs_up_ends_its_cli(proxied):

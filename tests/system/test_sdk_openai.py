@@ -147,7 +147,7 @@ class TestResponses:
         assert seen.get("error") is None
         assert seen["text"] == seen["final"] == text_of(40)
         assert seen["chunks"] >= 20
-        assert seen["first_s"] < seen["last_s"] / 2
+        assert seen["last_s"] - seen["first_s"] > 40 * 0.04 / 2  # how long its CLI starts is the machine's
         assert (seen["first_number"], seen["numbered"], seen["status"]) == (0, True, "completed")
         assert seen["usage"]["output"] == 40
         assert seen["events"][0] == "response.created"

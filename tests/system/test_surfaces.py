@@ -12,7 +12,7 @@ import pytest
 from tests.system.service import Service, serving, until
 
 WORDS = 24
-SAYER = json.dumps(["/usr/bin/perl", str(Path(__file__).parent / "sayer.pl"), str(WORDS), "250"])
+SAYER = ["/usr/bin/perl", str(Path(__file__).parent / "sayer.pl"), str(WORDS), "250"]
 
 
 def chat(text: str, **more: Any) -> dict[str, Any]:
@@ -67,8 +67,10 @@ class Caller:
                         self.begun.set()
 
 
-def test_two_hundred_streams_stay_whole_and_apart_while_a_replica_is_restarted():
-    config = {"CLINVK_BACKENDS__ECHO__COMMAND": SAYER, "CLINVK_WORKER__CONCURRENCY": "100"}
+def test_two_hundred_streams_stay_whole_and_apart_while_a_replica_is_restarted(tmp_path):
+    go = tmp_path / "go"  # before it is there, no stream comes to its end, however long the others take to begin
+    command = json.dumps([*SAYER, str(go)])
+    config = {"CLINVK_BACKENDS__ECHO__COMMAND": command, "CLINVK_WORKER__CONCURRENCY": "100"}
     with serving(workers=2, apis=2, **config) as service:
 
         async def main() -> list[Caller]:
@@ -84,6 +86,7 @@ def test_two_hundred_streams_stay_whole_and_apart_while_a_replica_is_restarted()
                     for caller in callers:
                         await caller.begun.wait()
                     await asyncio.to_thread(restart, service)
+                    go.touch()
                     await asyncio.gather(*asking)
             return callers
 
@@ -109,7 +112,7 @@ def service():
     slow = json.dumps(["/usr/bin/perl", str(Path(__file__).parent / "sayer.pl"), "40", "100"])
     keys = {"CLINVK_API_KEYS": "key-of-one,key-of-two"}
     config = {"CLINVK_BACKENDS__ECHO__COMMAND": slow, "CLINVK_WORKER__CONCURRENCY": "2", **keys}
-    with serving(CLINVK_SERVER__HANGUP_GRACE_SECS="1", **config) as service:
+    with serving(CLINVK_SERVER__HANGUP_GRACE_SECS="2", **config) as service:
         yield service
 
 

@@ -51,7 +51,7 @@ class Suite:
         assert seen.get("error") is None
         assert seen["text"] == text_of(40)
         assert seen["chunks"] >= 20
-        assert seen["first_s"] < seen["last_s"] / 2
+        assert seen["last_s"] - seen["first_s"] > 40 * 0.04 / 2  # how long its CLI starts is the machine's
         assert seen.get("same", True)
         usage = seen["usage"]
         assert (usage["input"], usage["output"], usage["cached"]) == (client.input_tokens, 40, 7)
