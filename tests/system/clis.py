@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"ephemeral": True},
     {},
 )
+
+# A warm process is started at a low priority, and announced with the next beat: on a busy machine that takes its time.
+START_S = 60.0
 
 _ROOT = Path(__file__).parents[2]
 MODULES = Path(os.environ.get("CLINVK_TEST_CLIS", str(_ROOT / ".clis"))) / "node_modules"
@@ -122,6 +126,29 @@ def warm_state(service: Service, backend: str, key: str = "") -> dict[str, Any]:
     return states[-1] if states and states[-1] is not None else {}
 
 
+def working(service: Service, *command: str) -> list[int]:
+    """The processes of this command line in a directory of this service: another test run's may have the same words."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            same = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1] == list(command)
+            if same and os.readlink(path / "cwd").startswith(str(service.folder)):
+                found.append(int(path.name))
+    return found
+
+
+def holding(folder: Path, words: str, most_bytes: float = math.inf) -> list[Path]:
+    """Every file with these words; what goes away meanwhile has none."""
+    found = []
+    for below, _, names in os.walk(folder):
+        for path in (Path(below) / name for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                wanted = path.is_file() and not path.is_symlink() and path.stat().st_size < most_bytes
+                if wanted and words.encode() in path.read_bytes():
+                    found.append(path)
+    return found
+
+
 def ways(service: Service) -> dict[str, str]:
     """Run -> `warm`, or why it was given a process of its own; of workers that log at debug."""
     found = {}
@@ -142,13 +169,13 @@ def heat(service: Service, backend: str, kinds: Sequence[dict[str, Any]] | None 
     if backend == "claude":
         spares_wait(service, count)
     elif backend in WARM:
-        until(lambda: warm_state(service, backend).get("ready"))
+        until(lambda: warm_state(service, backend).get("ready"), START_S)
 
 
 def spares_wait(service: Service, count: int = SPARES) -> None:
     """Until so many wait, each kind of run that has come has its own, and those that were used are gone. Sooner seen
     than announced: a spare is started at a low priority, which is taken back when it is ready."""
-    until(lambda: spares_ready(service) == count and _is_settled(service), 60)
+    until(lambda: spares_ready(service) == count and _is_settled(service), START_S)
 
 
 def _is_settled(service: Service) -> bool:

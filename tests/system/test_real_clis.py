@@ -1,11 +1,9 @@
 """The real CLIs through the whole service, against the project's own mock of their vendors' APIs."""
 
-import contextlib
 import json
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -89,15 +87,14 @@ def test_text_streams_and_ends_with_its_usage(world, backend):
 
 
 @both(but=[("cold", "codex")])  # which prints whole messages
-def test_the_first_token_comes_in_under_half_of_the_runs_time(world, backend):
-    begun = time.monotonic()
+def test_the_first_token_comes_in_under_half_of_the_models_time(world, backend):
     following = stream(world.base, "[[mock:text n=60 ms=40]] hello", backend=backend)
     while following.next()["type"] != "message":
         pass
-    first = time.monotonic() - begun
+    first = time.monotonic()
     following.rest()
 
-    assert first < (time.monotonic() - begun) / 2 + 0.5
+    assert time.monotonic() - first > 60 * 0.04 / 2  # of the model's time: how long its CLI starts is the machine's
 
 
 @both()
@@ -275,12 +272,10 @@ def test_a_run_with_history_leaves_nothing_of_it(world, backend):
 
     assert found["exit_code"] == 0, found
     assert not (home / ".clinvk" / "runs" / found["id"]).exists()
-    left = [path for path in home.rglob("*") if path.is_file() and path.stat().st_size < 10_000_000]
-    assert left
-    for path in left:
-        assert b"SECRETPROMPT" not in path.read_bytes(), path
+    assert clis.holding(home, "", 10_000_000)
+    assert clis.holding(home, "SECRETPROMPT", 10_000_000) == []
     mark = found["id"].partition("_")[2]  # claude writes its directories' names with - for _
-    assert not [path for path in home.rglob("*") if mark in path.name]
+    assert not [names for _, *names in os.walk(home) if mark in str(names)]
 
 
 @pytest.mark.goes_cold(claude=("history", "resume"), gemini=("resume",))
@@ -378,7 +373,7 @@ def test_a_refused_connection_comes_back_in_seconds(world, backend, tmp_path):
         service.worker()
         if world.way == "warm":
             prompt(service.apis[0][1], "hi", backend=backend, ephemeral=True)
-            until(lambda: clis.warm_state(service, backend).get("ready"))
+            until(lambda: clis.warm_state(service, backend).get("ready"), clis.START_S)
 
         found = prompt(service.apis[0][1], "hi", backend=backend, ephemeral=True)
 
@@ -393,24 +388,18 @@ def test_a_cancel_in_the_middle_of_a_shell_tool_leaves_no_process(world, backend
     run_id = following.run_id
     while following.next()["type"] != "tool_use":
         pass
-    until(tailing)
+    until(lambda: tailing(world.service))
 
     httpx.delete(f"{world.base}/api/v1/runs/{run_id}", timeout=30)
 
     assert following.rest()[-1]["content"]["code"] == "cancelled"
     assert run(world.base, run_id)["status"] == "cancelled"
-    until(lambda: not living(f"CLINVK_RUN={run_id}") and not tailing(), 5)
+    until(lambda: not living(f"CLINVK_RUN={run_id}") and not tailing(world.service), 5)
 
 
-def tailing() -> list[int]:
+def tailing(service: Service) -> list[int]:
     """The processes of the tool."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{name}/cmdline").read_bytes() == b"tail\0-f\0/dev/null\0":
-                    found.append(int(name))
-    return found
+    return clis.working(service, "tail", "-f", "/dev/null")
 
 
 @only("cold")

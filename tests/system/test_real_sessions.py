@@ -1,10 +1,8 @@
 """Sessions of the real CLIs: a further turn knows the first, wherever it is asked for, and nothing is left of a deleted one."""
 
 import json
-import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -43,9 +41,9 @@ def test_a_second_turn_through_another_replica_and_a_restarted_worker_holds_the_
     session = httpx.get(url).json()
     assert (session["status"], session["turn_count"]) == ("completed", 2)
     home = service.folder / "host0"
-    assert holding(home, "TEAPOT")
+    assert clis.holding(home, "TEAPOT")
     assert httpx.delete(url).json()["deleted"] is True
-    until(lambda: holding(home, "TEAPOT") == [])
+    until(lambda: clis.holding(home, "TEAPOT") == [])
 
 
 @both()
@@ -56,27 +54,15 @@ def test_nothing_of_an_erased_run_is_on_its_host(service, backend, fields):
     for asked in ("[[mock:seen]] CANARY", "[[mock:status code=400]] CANARY"):
         body = {"system_prompt": "CANARY of the system", **fields}
         run_id = prompt(base, asked, backend=backend, **body)["run_id"]
-        assert ("ephemeral" in fields) or holding(home, "CANARY")
+        assert ("ephemeral" in fields) or clis.holding(home, "CANARY")
 
         erased = httpx.delete(f"{base}/api/v1/runs/{run_id}", params={"erase": "true"}, timeout=30)
 
         assert erased.status_code == 200, erased.text
-        until(lambda: holding(home, "CANARY") == [])
+        until(lambda: clis.holding(home, "CANARY") == [])
 
 
 def ready(base: str, backend: str) -> bool:
-    backends = httpx.get(f"{base}/api/v1/backends").json()["backends"]
-    return any(entry["name"] == backend and entry["available"] for entry in backends)
-
-
-def holding(home: Path, word: str) -> list[Path]:
-    """Every file with it: of the CLIs, of their databases, of what is kept warm, of the service."""
-    every = (Path(folder) / name for folder, _, names in os.walk(home) for name in names)
-    return [path for path in every if says(path, word)]
-
-
-def says(path: Path, word: str) -> bool:
-    try:
-        return path.is_file() and not path.is_symlink() and word.encode() in path.read_bytes()
-    except FileNotFoundError:
-        return False
+    """By a list that is read anew: others may still have a worker that has just ended."""
+    workers = httpx.get(f"{base}/api/v1/workers").json()["workers"]
+    return any(entry["name"] == backend and entry["state"] == "ready" for one in workers for entry in one["backends"])

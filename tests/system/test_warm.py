@@ -51,7 +51,7 @@ def test_sessions_go_on_from_cold_to_warm_and_back():
         base = service.apis[0][1]
         first = prompt(base, "[[mock:text n=2]] one", backend="codex")
         assert first["exit_code"] == 0, first
-        until(lambda: clis.warm_state(service, "codex").get("ready"))
+        until(lambda: clis.warm_state(service, "codex").get("ready"), clis.START_S)
         url = f"{base}/api/v1/sessions/{first['session_id']}/resume"
 
         for number, (word, extra) in enumerate((("two", []), ("three", ["--color=never"]), ("four", [])), 2):
@@ -87,7 +87,7 @@ def test_nothing_that_a_directory_configures_is_started_and_it_is_not_trusted_la
     fields = {"backend": "codex", "workdir": str(workdir), "approval_mode": "auto"}
 
     for sandbox in (mode, mode, "read-only"):
-        until(lambda: clis.warm_state(service, "codex").get("ready"))
+        until(lambda: clis.warm_state(service, "codex").get("ready"), clis.START_S)
         answer = prompt(base, "[[mock:tool cmd=touch+made]] work", sandbox_mode=sandbox, **fields)
         assert answer["exit_code"] == 0, answer
         assert clis.ways(service)[answer["run_id"]] == "warm"
@@ -114,7 +114,7 @@ def test_nor_is_one_that_the_operators_own_default_lets_a_run_write_in(tmp_path,
             answer = prompt(base, "[[mock:tool cmd=touch+made]] work", backend="codex", workdir=str(workdir))
             assert answer["exit_code"] == 0, answer
             assert clis.ways(service)[answer["run_id"]] == "warm"
-            until(lambda: clis.warm_state(service, "codex").get("ready"))
+            until(lambda: clis.warm_state(service, "codex").get("ready"), clis.START_S)
 
         assert (workdir / "made").exists()
         assert not mark.exists()
@@ -148,7 +148,7 @@ def test_below_a_directory_that_the_operator_trusts_a_run_goes_cold(tmp_path):
 def test_a_long_answer_that_may_be_is_passed_on_whole(warm):
     """The CLI says it in pieces, and then once more in one line."""
     service, _ = warm
-    until(lambda: clis.warm_state(service, "codex").get("ready"))
+    until(lambda: clis.warm_state(service, "codex").get("ready"), clis.START_S)
 
     answer = prompt(service.apis[0][1], "[[mock:text n=14 size=1000000]] go on", backend="codex", ephemeral=True)
 
@@ -167,8 +167,8 @@ def cmdline(pid: int) -> bytes:
     return b""
 
 
-def sleeping(seconds: int) -> list[int]:
-    return [int(p.name) for p in Path("/proc").glob("[0-9]*") if cmdline(int(p.name)) == f"sleep\0{seconds}\0".encode()]
+def sleeping(service: Service, seconds: int) -> list[int]:
+    return clis.working(service, "sleep", str(seconds))
 
 
 def test_a_cancel_kills_a_tool_to_its_last_grandchild_and_the_process_goes_on(warm):
@@ -178,12 +178,12 @@ def test_a_cancel_kills_a_tool_to_its_last_grandchild_and_the_process_goes_on(wa
     command = "(setsid+sleep+31771+&);sleep+0.4;(env+-i+/usr/bin/setsid+/bin/sh+-c+'sleep+31771'+&);sleep+31771"
     following = stream(base, f"[[mock:tool cmd={command}]] run", **FREE)
     run_id = following.run_id
-    until(lambda: len(sleeping(31771)) == 3)
+    until(lambda: len(sleeping(service, 31771)) == 3)
 
     httpx.delete(f"{base}/api/v1/runs/{run_id}", timeout=30)
 
     assert following.rest()[-1]["content"]["code"] == "cancelled"
-    assert sleeping(31771) == []
+    assert sleeping(service, 31771) == []
     assert app_servers(service) == [host]
 
 
@@ -193,7 +193,7 @@ def test_what_a_run_left_in_the_background_ends_with_it(warm):
     events = stream(service.apis[0][1], "[[mock:tool cmd=sleep+31772+&+sleep+0.3]] run", **FREE).rest()
 
     assert events[-1]["type"] == "done"
-    assert sleeping(31772) == []
+    assert sleeping(service, 31772) == []
 
 
 def test_tools_see_their_runs_directory_and_nothing_of_the_process(warm):
@@ -212,9 +212,10 @@ def test_threads_at_once_each_have_their_own_instructions_model_sandbox_and_vari
     base = service.apis[0][1]
     before = len(mock.requests)
     models = ("gpt-6-sol", "gpt-6-luna")
+    go = service.folder / "go"
 
     def one(number: int) -> dict[str, Any]:
-        command = f"touch+made-{number};ls;echo+RUN=$CLINVK_RUN=$TMPDIR;sleep+1"
+        command = f"touch+made-{number};ls;echo+RUN=$CLINVK_RUN=$TMPDIR;until+test+-e+{go};do+sleep+0.1;done"
         return prompt(
             base,
             f"[[mock:tool cmd={command}]] NUMBER-{number}-",
@@ -226,7 +227,12 @@ def test_threads_at_once_each_have_their_own_instructions_model_sandbox_and_vari
         )
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(one, range(8)))
+        answers = pool.map(one, range(8))
+        try:
+            until(lambda: len(mock.requests) >= before + 3)
+        finally:
+            go.touch()
+        found = list(answers)
 
     ways = clis.ways(service)
     assert {ways[run["run_id"]] for run in found} == {"warm"}
@@ -270,9 +276,12 @@ def test_what_one_tenant_said_reaches_no_other(scope):
             assert answer.json().get("exit_code") == 0, answer.text
             return dict(answer.json())
 
-        ask("ka", "[[mock:text]] heat")
-        ask("kb", "[[mock:text]] heat")
-        until(lambda: app_servers(service))
+        def warmly(key: str) -> bool:
+            run_id = ask(key, "[[mock:text]] heat")["run_id"]
+            return clis.ways(service)[run_id] == "warm"
+
+        for key in ("ka", "kb"):
+            until(lambda key=key: warmly(key), clis.START_S)
         for number in range(8):
             ask("ka", f"[[mock:text]] CANARY-{number}", ephemeral=number % 2 == 0, system_prompt="CANARY-SYSTEM")
             talked(service, mock, f"CANARY-{number}")
@@ -312,11 +321,11 @@ def test_a_worker_that_is_killed_leaves_no_warm_process():
         base = service.apis[0][1]
         following = stream(base, "[[mock:tool cmd=sleep+31773]] run", **FREE)
         following.run_id  # noqa: B018  # waits for the stream to be open
-        until(lambda: sleeping(31773))
+        until(lambda: sleeping(service, 31773))
         begun = time.monotonic()
         os.kill(service.celery_of(service.workers[0]), signal.SIGKILL)
 
-        until(lambda: not sleeping(31773) and not app_servers(service), 5)
+        until(lambda: not sleeping(service, 31773) and not app_servers(service), 5)
         assert time.monotonic() - begun < 5
         for pid in [service.workers[0].pid, *children(service.workers[0].pid)]:
             kill_pid(pid)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -56,14 +57,10 @@ class World:
     def ready(self) -> None:
         """Warm again, whatever has happened."""
         assert self.ask("[[mock:text]] warm up")["exit_code"] == 0
-        until(lambda: self.state().get("ready"))
+        until(lambda: self.state().get("ready"), clis.START_S)
 
     def holding(self, words: str) -> list[Path]:
-        return [
-            path
-            for path in self.home.rglob("*")
-            if path.is_file() and path.stat().st_size < 10_000_000 and words.encode() in path.read_bytes()
-        ]
+        return clis.holding(self.home, words, 10_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +79,7 @@ def test_runs_at_once_each_have_their_own_system_prompt_and_history(world):
     systems = ("SYSTEM-EVEN", "SYSTEM-ODD")
     for number, system in enumerate(systems * 2):  # the first goes cold, at the second a process is started
         world.ask("[[mock:text]] warm up", system_prompt=system)
-        until(lambda number=number: world.counted("ready") >= max(number, 1))
+        until(lambda number=number: world.counted("ready") >= max(number, 1), clis.START_S)
 
     def one(number: int) -> dict[str, Any]:
         body = {
@@ -162,7 +159,7 @@ def test_a_process_that_hangs_is_killed_by_the_first_run_that_must_end(world):
     httpx.delete(f"{world.base}/api/v1/runs/{run_id}", timeout=30)
 
     assert following.rest()[-1]["content"]["code"] == "cancelled"
-    until(lambda: len(world.residents()) < len(stopped))
+    until(lambda: set(stopped) - set(world.residents()))  # another may be there already
     for pid in set(stopped) & set(world.residents()):
         os.kill(pid, signal.SIGCONT)
     assert run(world.base, run_id)["status"] == "cancelled"
@@ -178,8 +175,8 @@ def test_nothing_of_a_run_stays_on_disk(world, directive):
 
     until(lambda: world.counted("hits") > before)
     assert not world.holding("SECRET-WORDS")
-    folders = [path for base in ("tmp", "history") for path in world.home.rglob(f".gemini/{base}/p-*")]
-    assert not folders
+    kept = [names for base, *names in os.walk(world.home) if base.endswith((".gemini/tmp", ".gemini/history"))]
+    assert not [name for name in itertools.chain(*itertools.chain(*kept)) if name.startswith("p-")]
 
 
 def test_a_cancelled_run_leaves_nothing_behind_the_next(world):
@@ -246,6 +243,7 @@ def test_a_session_that_began_warm_goes_on(world):
 def test_what_a_tenant_says_is_nowhere_in_what_another_is_answered_from():
     keys = "[{key: ka, name: a}, {key: kb, name: b}]"
     config = {"CLINVK_SERVER__API_KEYS": keys, "CLINVK_BACKENDS__GEMINI__WARM__SCOPE": "host"}
+    config["CLINVK_LOG__LEVEL"] = "debug"  # see `clis.ways`
     clis.command("gemini")
     with MockLLM() as mock, serving(workers=0, **config) as service:
         clis.install(service, "gemini", mock.url, "warm")
@@ -260,12 +258,11 @@ def test_what_a_tenant_says_is_nowhere_in_what_another_is_answered_from():
             assert answer.status_code == 200, answer.text
             return dict(answer.json())
 
-        def resident_of_a_worker() -> bool:
-            return bool(World(service, mock).residents())
+        def warmly() -> bool:
+            run_id = ask("ka", "[[mock:text]] CANARY-OF-A")["run_id"]
+            return clis.ways(service)[run_id] == "warm"
 
-        ask("ka", "[[mock:text]] CANARY-OF-A")
-        until(resident_of_a_worker)
-        until(lambda: _warmly(lambda: ask("ka", "[[mock:text]] CANARY-OF-A")))
+        until(warmly, clis.START_S)
         before = len(mock.requests)
 
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -301,8 +298,8 @@ def test_a_tenant_reads_nothing_of_anothers_chat_while_that_one_talks(tmp_path, 
         for key in ("ka", "kb"):
             ready = len(world.residents())
             if ask(key, "[[mock:text]] warm up") != "warm":
-                until(lambda ready=ready: len(world.residents()) > ready)
-                until(lambda key=key: ask(key, "[[mock:text]] warm up") == "warm", 60)
+                until(lambda ready=ready: len(world.residents()) > ready, clis.START_S)
+                until(lambda key=key: ask(key, "[[mock:text]] warm up") == "warm", clis.START_S)
         body = {"backend": "gemini", "prompt": "[[mock:text n=2000 ms=30]] CANARY-OF-A", "output_format": "stream-json"}
         talking = Stream("POST", base + "/api/v1/prompt", json=body | where, headers={"x-api-key": "ka"})
         run_id = talking.run_id
@@ -328,13 +325,6 @@ def test_a_tenant_reads_nothing_of_anothers_chat_while_that_one_talks(tmp_path, 
         assert chats[0].name not in listed, listed
         httpx.delete(f"{base}/api/v1/runs/{run_id}", headers={"x-api-key": "ka"}, timeout=30)
         talking.rest()
-
-
-def _warmly(ask: Any) -> bool:
-    """Whether a run took less time than a start of the CLI would."""
-    begun = time.monotonic()
-    ask()
-    return time.monotonic() - begun < 0.6
 
 
 def test_it_is_replaced_after_so_many_runs_and_none_of_them_notices():
