@@ -185,9 +185,9 @@ def test_of_a_backend_run_no_more_at_once_than_it_may(on_runner, tmp_path):
 
         assert world.runner.running == {"echo": 1}
         assert (await world.get(second)).status is Status.QUEUED
-        for _ in carried:
+        for one in carried:  # what is written while the first still holds its end is read by nobody
             await asyncio.to_thread(fifo.write_text, "go\n")
-        assert await asyncio.gather(*carried) == [True, True]
+            assert await one
         assert (await world.get(second)).status is Status.SUCCEEDED
 
     on_runner(test, at_once={"echo": 1})
