@@ -87,14 +87,18 @@ def test_text_streams_and_ends_with_its_usage(world, backend):
 
 
 @both(but=[("cold", "codex")])  # which prints whole messages
-def test_the_first_token_comes_in_under_half_of_the_models_time(world, backend):
-    following = stream(world.base, "[[mock:text n=60 ms=40]] hello", backend=backend)
+def test_the_first_token_comes_in_under_half_of_the_time(world, backend):
+    begun = time.monotonic()
+    following = stream(world.base, "[[mock:text n=100 ms=40]] hello", backend=backend)
     while following.next()["type"] != "message":
         pass
     first = time.monotonic()
     following.rest()
+    last = time.monotonic()
 
-    assert time.monotonic() - first > 60 * 0.04 / 2  # of the model's time: how long its CLI starts is the machine's
+    assert last - first > 100 * 0.04 / 2  # of the model's time
+    if world.way == "warm":  # how long a CLI starts is the machine's
+        assert first - begun < (last - begun) / 2
 
 
 @both()

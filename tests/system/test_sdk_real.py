@@ -50,13 +50,15 @@ def test_an_answer_and_a_stream_come_whole(world, surface, backend):
 
 @both(but=[("cold", "codex")])  # which prints whole messages
 @pytest.mark.parametrize("surface", SURFACES)
-def test_the_first_token_comes_in_under_half_of_the_models_time(world, surface, backend):
+def test_the_first_token_comes_in_under_half_of_the_time(world, way, surface, backend):
     client, _, stream = SURFACES[surface]
 
-    seen = client.see(stream, world.base, prompt="[[mock:text n=60 ms=40]] hello", model=backend)
+    seen = client.see(stream, world.base, prompt="[[mock:text n=100 ms=40]] hello", model=backend)
 
-    assert seen["text"] == text_of(60)
-    assert seen["last_s"] - seen["first_s"] > 60 * 0.04 / 2  # how long its CLI starts is the machine's
+    assert seen["text"] == text_of(100)
+    assert seen["last_s"] - seen["first_s"] > 100 * 0.04 / 2  # of the model's time
+    if way == "warm":  # how long a CLI starts is the machine's
+        assert seen["first_s"] < seen["last_s"] / 2
 
 
 @both()
