@@ -27,7 +27,7 @@ CLINVK = str(Path(sys.executable).parent / "clinvk")
 BASE_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
-def until(what: Callable[[], Any], limit_s: float = 15.0) -> Any:
+def until(what: Callable[[], Any], limit_s: float = 30.0) -> Any:
     """Asks again until it is so; each question is a look at real state, of which there is no event to wait for."""
     deadline = time.monotonic() + limit_s
     pause = threading.Event()
