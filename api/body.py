@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
+from litestar import Request
 
 from api import bounds
 from shared.errors import InvalidRequest
@@ -22,6 +23,11 @@ _LONE = re.compile(
 )
 
 T = TypeVar("T")
+
+
+async def read(request: Request[Any, Any, Any]) -> bytes:
+    """The whole of it, for once: the request does not keep it, as it would what `request.body()` returns."""
+    return b"".join([part async for part in request.stream()])
 
 
 def decode(body: bytes) -> dict[str, Any]:

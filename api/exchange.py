@@ -23,13 +23,18 @@ Req = Request[Any, Any, Any]
 
 NOBODY = Response(b"", status_code=499)  # the client is gone
 
+Answer = Callable[[], Awaitable[Response[Any]]]
+"""What is still to be done for a request that has been taken in. It holds nothing of the body nor of what was made of
+it: many may wait for long, each with a large one."""
+
 # A caller whose own patience is known is answered a little before it ends.
 _MARGIN = 0.1
 _MARGIN_S = 2.0
 
 
 class Exchange:
-    """`spec` is the run's own: another than the one submitted where an earlier request's run was joined.
+    """`spec` is the run's own, without what only its worker needs: another than the one submitted where an earlier
+    request's run was joined.
 
     It must be used up by `whole` or `streamed`, which let the run go, or by `leave`.
     """
@@ -45,7 +50,9 @@ class Exchange:
     ) -> None:
         self.request = request
         self.able = able  # of what will carry it out, where that is known
-        self.spec = spec
+        self.spec = msgspec.structs.replace(
+            spec, prompt="", system_prompt=None, history=(), attachments=(), schema=None
+        )
         self.follower = follower
         self.joined = joined
         self._ctx = context_of(request)
@@ -67,6 +74,7 @@ class Exchange:
     async def wait(self, see: Callable[[Sequence[bytes]], None] | None = None) -> bool:
         """As `whole`, for the end alone. False: the client is gone."""
         follower, limit_s = self.follower, self._ctx.config.server.request_timeout_secs
+        self._forget_reply()
 
         async def ended() -> None:
             while not follower.ended:
@@ -107,6 +115,7 @@ class Exchange:
 
         Raises: RunFailed where the run ended before anything was told, and `fails` says so (None: never).
         """
+        self._forget_reply()
         first: list[bytes] = []
         handed_over = False
         try:
@@ -139,6 +148,10 @@ class Exchange:
         finally:
             if not handed_over:
                 await self.leave()
+
+    def _forget_reply(self) -> None:
+        """Whoever renders the answer has it, or reads it in the run's record."""
+        self.spec = msgspec.structs.replace(self.spec, reply={})
 
     async def _hold(self, first: list[bytes], tells: Callable[[bytes], bool] | None) -> None:
         loop = asyncio.get_running_loop()
@@ -179,6 +192,13 @@ async def submitted(request: Req, spec: RunSpec, *, endpoint: str, body: bytes, 
         return Exchange(request, spec, follower, able=added.able)
     await follower.close()
     return await resumed(request, added.run_id, spec.tenant, able=added.able)
+
+
+def at_once(response: Response[Any]) -> Answer:
+    async def answer() -> Response[Any]:
+        return response
+
+    return answer
 
 
 async def detached(

@@ -119,10 +119,7 @@ class EventStream:
         await send({"type": "http.response.start", "status": 200, "headers": self._headers})
         follower = self._follower
         renderer = self._renderer
-        begun = renderer.opening()
-        if self._first:
-            begun += renderer.events(self._first, follower.position - len(self._first) + 1)
-        await self._send(send, begun)
+        await self._send(send, self._begun())  # by no name of this frame: it may be as large as the request was
         try:
             while not follower.ended and not renderer.over and not self._closing.is_set():
                 lines = await follower.next(self._heartbeat_s)
@@ -141,6 +138,14 @@ class EventStream:
             return False
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return True
+
+    def _begun(self) -> bytes:
+        """What is said at once."""
+        begun, first = self._renderer.opening(), self._first
+        if first:
+            begun += self._renderer.events(first, self._follower.position - len(first) + 1)
+        self._first = []
+        return begun
 
     @staticmethod
     async def _send(send: Send, body: bytes) -> None:

@@ -1,5 +1,6 @@
 """The Anthropic routes."""
 
+from functools import partial
 from typing import Any
 
 from litestar import Response, Router, get, post
@@ -11,7 +12,7 @@ from api.anthropic.messages import MessageEvents, message
 from api.anthropic.wire import HEEDED, MessagesBody
 from api.body import convert, decode, present
 from api.context import context_of
-from api.exchange import Req, json, request_id_of, submitted
+from api.exchange import Answer, Req, json, request_id_of, submitted
 from api.models import ModelNotFound
 
 _CREATED = "2024-01-01T00:00:00Z"
@@ -19,8 +20,13 @@ _CREATED = "2024-01-01T00:00:00Z"
 
 @post("/messages", status_code=200)
 async def create_message(request: Req) -> Response[Any]:
+    answer = await _taken(request)
+    return await answer()
+
+
+async def _taken(request: Req) -> Answer:
     ctx = context_of(request)
-    raw = await request.body()
+    raw = await bodies.read(request)
     data = present(decode(raw))
     body = _body(data)
     ignored = bodies.ignored(data, HEEDED)
@@ -46,14 +52,14 @@ async def create_message(request: Req) -> Response[Any]:
     if body.stream:
         events = MessageEvents(exchange.spec, request_id=request_id_of(request), after=0 if point is None else point[1])
         told = compat.headers(exchange.spec, exchange.able, ignored)
-        return await exchange.streamed(events, headers=told, tells=compat.tells)
-    return await compat.whole(exchange, message, ignored)
+        return partial(exchange.streamed, events, headers=told, tells=compat.tells)
+    return partial(compat.whole, exchange, message, ignored)
 
 
 @post("/messages/count_tokens", status_code=200)
 async def count_tokens(request: Req) -> Response[Any]:
     """An estimate, as `estimated` says: no CLI counts without a model call."""
-    talk = translate.to_talk(_body(present(decode(await request.body()))))
+    talk = translate.to_talk(_body(present(decode(await bodies.read(request)))))
     return json({"input_tokens": translate.estimate(talk), "estimated": True}, {"x-clinvk-estimate": "true"})
 
 

@@ -1,29 +1,34 @@
 """How a native run is answered: whole, as a stream, or for now with where to look."""
 
+from functools import partial
 from typing import Any
 
 from litestar import Response
 
 from api.errors import RunFailed
-from api.exchange import NOBODY, Put, Req, detached, json, submitted
+from api.exchange import NOBODY, Answer, Exchange, Put, Req, at_once, detached, json, submitted
 from api.native.render import Ndjson, Sse
 from api.native.wire import answer, view
 from shared.run import Run, RunSpec
 
 
-async def answered(
+async def taken(
     request: Req, spec: RunSpec, *, endpoint: str, body: bytes, output_format: str, put: Put | None = None
-) -> Response[Any]:
-    """Raises: what admission raises, RunFailed."""
+) -> Answer:
+    """Raises: what admission raises. Its answer: RunFailed."""
     if "respond-async" in request.headers.get("prefer", ""):
         run, _ = await detached(request, spec, endpoint=endpoint, body=body, put=put)
         headers = {"location": f"/api/v1/runs/{run.id}", "preference-applied": "respond-async"}
-        return json(view(run), headers, status=202)
+        return at_once(json(view(run), headers, status=202))
     exchange = await submitted(request, spec, endpoint=endpoint, body=body, put=put)
     if "text/event-stream" in request.headers.get("accept", ""):
-        return await exchange.streamed(Sse(exchange.spec), headers={}, fails=_without_exit)
+        return partial(exchange.streamed, Sse(exchange.spec), headers={}, fails=_without_exit)
     if output_format == "stream-json":
-        return await exchange.streamed(Ndjson(exchange.spec), headers={}, fails=_without_exit)
+        return partial(exchange.streamed, Ndjson(exchange.spec), headers={}, fails=_without_exit)
+    return partial(_whole, exchange)
+
+
+async def _whole(exchange: Exchange) -> Response[Any]:
     ended = await exchange.whole()
     return NOBODY if ended is None else _report(ended)
 

@@ -2,15 +2,29 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 from litestar import Response, delete, get, post
 
 from api import audit
+from api.body import read
 from api.context import Context, context_of
 from api.erasure import erase_flow
-from api.exchange import NOBODY, Exchange, Req, granted, idempotency_key, json, reach_of, request_id_of, tenant_of
+from api.exchange import (
+    NOBODY,
+    Answer,
+    Exchange,
+    Req,
+    at_once,
+    granted,
+    idempotency_key,
+    json,
+    reach_of,
+    request_id_of,
+    tenant_of,
+)
 from api.native import flow_view
 from api.native.render import FlowNdjson, FlowSse
 from api.native.requests import choice, number, position, whose, yes
@@ -35,23 +49,28 @@ async def create_parallel(request: Req) -> Response[Any]:
             body, make, window=config.max_workers, most=config.max_window, fail_fast=config.fail_fast
         )
 
-    return await _carried_out(request, made)
+    return await _answered(request, made)
 
 
 @post("/chain", status_code=200)
 async def create_chain(request: Req) -> Response[Any]:
-    return await _carried_out(request, lambda raw, make: flow_view.chain(parse(raw, ChainBody), make))
+    return await _answered(request, lambda raw, make: flow_view.chain(parse(raw, ChainBody), make))
 
 
 @post("/compare", status_code=200)
 async def create_compare(request: Req) -> Response[Any]:
     most = context_of(request).config.parallel.max_window
-    return await _carried_out(request, lambda raw, make: flow_view.compare(parse(raw, CompareBody), make, most=most))
+    return await _answered(request, lambda raw, make: flow_view.compare(parse(raw, CompareBody), make, most=most))
 
 
-async def _carried_out(request: Req, made: Callable[[bytes, flow_view.Maker], Flow]) -> Response[Any]:
+async def _answered(request: Req, made: Callable[[bytes, flow_view.Maker], Flow]) -> Response[Any]:
+    answer = await _taken(request, made)
+    return await answer()
+
+
+async def _taken(request: Req, made: Callable[[bytes, flow_view.Maker], Flow]) -> Answer:
     ctx = context_of(request)
-    raw = await request.body()
+    raw = await read(request)
     print_ = hashlib.sha256(raw).hexdigest()
     key = idempotency_key(request)
     flow_id, record = new_id("flow"), None
@@ -78,13 +97,18 @@ async def _carried_out(request: Req, made: Callable[[bytes, flow_view.Maker], Fl
     if follower is None:
         headers = {"location": f"/api/v1/flows/{flow.id}", "preference-applied": "respond-async"}
         # A flow of the same key may have results already, which must not look as if they were empty.
-        return json(flow_view.shown(await _found(request, flow.id, outcomes=record is not None)), headers, status=202)
+        shown = flow_view.shown(await _found(request, flow.id, outcomes=record is not None))
+        return at_once(json(shown, headers, status=202))
     exchange = Exchange(request, flow.stand_in, follower)
     if "text/event-stream" in request.headers.get("accept", ""):
-        return await exchange.streamed(FlowSse(exchange.spec), headers={}, fails=None)
+        return partial(exchange.streamed, FlowSse(exchange.spec), headers={}, fails=None)
+    return partial(_whole, exchange)
+
+
+async def _whole(exchange: Exchange) -> Response[Any]:
     if not await exchange.wait():
         return NOBODY
-    return json(flow_view.shown(await _found(request, flow.id)))
+    return json(flow_view.shown(await _found(exchange.request, exchange.spec.id)))
 
 
 async def _begun(ctx: Context, flow: Flow, *, detached: bool) -> Follower | None:

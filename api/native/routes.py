@@ -5,12 +5,13 @@ from typing import Any
 from litestar import Response, Router, delete, get, post
 
 from api import audit
+from api.body import read
 from api.context import context_of
 from api.erasure import erase_run
-from api.exchange import Req, found, granted, json, may_use, reach_of, request_id_of, resumed, tenant_of
+from api.exchange import Answer, Req, found, granted, json, may_use, reach_of, request_id_of, resumed, tenant_of
 from api.models import of_backend
 from api.native import fleet_routes, flow_routes, operator_routes, session_routes
-from api.native.answering import answered
+from api.native.answering import taken
 from api.native.render import Ndjson, Sse
 from api.native.requests import choice, number, position, whose, yes
 from api.native.translate import to_spec
@@ -21,8 +22,13 @@ from shared.run import Run, Status
 
 @post("/prompt", status_code=200)
 async def create_prompt(request: Req) -> Response[Any]:
+    answer = await _prompted(request)
+    return await answer()
+
+
+async def _prompted(request: Req) -> Answer:
     ctx = context_of(request)
-    raw = await request.body()
+    raw = await read(request)
     body = parse(raw, PromptBody)
     spec = to_spec(
         body,
@@ -33,7 +39,7 @@ async def create_prompt(request: Req) -> Response[Any]:
         request_id=request_id_of(request),
     )
     spec = granted(request, spec)
-    return await answered(request, spec, endpoint="prompt", body=raw, output_format=body.output_format)
+    return await taken(request, spec, endpoint="prompt", body=raw, output_format=body.output_format)
 
 
 @get("/runs")

@@ -7,10 +7,11 @@ import msgspec
 from litestar import Response, delete, get, post
 
 from api import audit
+from api.body import read
 from api.context import context_of
-from api.exchange import Req, granted, json, reach_of, request_id_of, tenant_of
+from api.exchange import Answer, Req, granted, json, reach_of, request_id_of, tenant_of
 from api.models import of_backend
-from api.native.answering import answered
+from api.native.answering import taken
 from api.native.requests import choice, number, whose
 from api.native.translate import to_spec
 from api.native.wire import PromptBody, ResumeBody, SessionView, parse
@@ -67,8 +68,13 @@ async def delete_session(request: Req, session_id: str) -> Response[bytes]:
 
 @post("/sessions/{session_id:str}/resume", status_code=200)
 async def resume_session(request: Req, session_id: str) -> Response[Any]:
+    answer = await _resumed(request, session_id)
+    return await answer()
+
+
+async def _resumed(request: Req, session_id: str) -> Answer:
     ctx = context_of(request)
-    raw = await request.body()
+    raw = await read(request)
     body = parse(raw, ResumeBody)
     session = await _found(request, session_id)
     if session.tenant != tenant_of(request):
@@ -91,7 +97,7 @@ async def resume_session(request: Req, session_id: str) -> Response[Any]:
         await audit.told(request, "session.resume", session.id, owner=session.tenant, result=added.run_id)
         return added
 
-    return await answered(
+    return await taken(
         request,
         spec,
         endpoint=f"sessions/{session.id}/resume",

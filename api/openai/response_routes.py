@@ -1,6 +1,7 @@
 """The routes of responses: the queue in the SDK's own words."""
 
 import contextlib
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from api.body import convert, decode, present
 from api.context import Context, context_of
 from api.conversation import Conversation
 from api.erasure import erase_run, settled
-from api.exchange import Req, detached, found, json, reach_of, resumed, submitted, tenant_of
+from api.exchange import Answer, Req, at_once, detached, found, json, reach_of, resumed, submitted, tenant_of
 from api.openai import translate
 from api.openai.responses import ResponseEvents, id_of, of_run, run_of
 from api.openai.wire import RESPONSES_HEEDED, ResponsesBody
@@ -23,8 +24,13 @@ from shared.run import Run, Status, Turn
 
 @post("/responses", status_code=200)
 async def create_response(request: Req) -> Response[Any]:
+    answer = await _taken(request)
+    return await answer()
+
+
+async def _taken(request: Req) -> Answer:
     ctx = context_of(request)
-    raw = await request.body()
+    raw = await bodies.read(request)
     data = present(decode(raw))
     for name in ("reasoning", "text"):
         if isinstance(data.get(name), dict):
@@ -54,15 +60,15 @@ async def create_response(request: Req) -> Response[Any]:
         if body.background:
             run, able = await detached(request, spec, endpoint="responses", body=raw)
             if not body.stream:
-                return json(of_run(run), compat.headers(run.spec, able, ignored))
+                return at_once(json(of_run(run), compat.headers(run.spec, able, ignored)))
             exchange = await resumed(request, run.id, spec.tenant, able=able)
         else:
             exchange = await submitted(request, spec, endpoint="responses", body=raw)
     if body.stream:
         told = compat.headers(exchange.spec, exchange.able, ignored)
         events = ResponseEvents(exchange.spec, queued=body.background)
-        return await exchange.streamed(events, headers=told, tells=compat.tells, hold=not body.background)
-    return await compat.whole(exchange, of_run, ignored)
+        return partial(exchange.streamed, events, headers=told, tells=compat.tells, hold=not body.background)
+    return partial(compat.whole, exchange, of_run, ignored)
 
 
 def _reply(body: ResponsesBody) -> dict[str, Any]:

@@ -120,7 +120,9 @@ class ResponseEvents(CompatRenderer):
 
     def __init__(self, spec: RunSpec, *, queued: bool, after: int = -1) -> None:
         super().__init__()
-        self._spec = spec
+        # As text they take little memory, for as long as the stream lasts.
+        tools = msgspec.Raw(msgspec.json.encode(spec.reply.get("tools", [])))
+        self._spec = msgspec.structs.replace(spec, reply={**spec.reply, "tools": tools})
         self._queued = queued
         self._after = after
         self._next = 0

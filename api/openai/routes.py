@@ -1,5 +1,6 @@
 """The OpenAI routes."""
 
+from functools import partial
 from typing import Any
 
 from litestar import Response, Router, get, post
@@ -8,7 +9,7 @@ from api import body as bodies
 from api import bounds, compat
 from api.body import convert, decode, present
 from api.context import context_of
-from api.exchange import Req, json, request_id_of, submitted
+from api.exchange import Answer, Req, json, request_id_of, submitted
 from api.models import ModelNotFound
 from api.openai import response_routes, translate
 from api.openai.chat import Chunks, completion
@@ -19,8 +20,13 @@ _CREATED = 1704067200  # the ancestor's, the same for ever
 
 @post("/chat/completions", status_code=200, operation_id="create-chat-completion")
 async def create_chat_completion(request: Req) -> Response[Any]:
+    answer = await _taken(request)
+    return await answer()
+
+
+async def _taken(request: Req) -> Answer:
     ctx = context_of(request)
-    raw = await request.body()
+    raw = await bodies.read(request)
     data = present(decode(raw))
     body = _chat_body(data)
     ignored = bodies.ignored(data, CHAT_HEEDED)
@@ -52,8 +58,8 @@ async def create_chat_completion(request: Req) -> Response[Any]:
             after=0 if point is None else point[1],
         )
         told = compat.headers(exchange.spec, exchange.able, ignored)
-        return await exchange.streamed(chunks, headers=told, tells=compat.tells)
-    return await compat.whole(exchange, completion, ignored)
+        return partial(exchange.streamed, chunks, headers=told, tells=compat.tells)
+    return partial(compat.whole, exchange, completion, ignored)
 
 
 def _chat_body(data: dict[str, Any]) -> ChatBody:
