@@ -158,22 +158,27 @@ async def _stored(ctx: Context, response_id: str, tenant: str | None) -> Run:
 
 @get("/responses/{response_id:str}")
 async def get_response(request: Req, response_id: str) -> Response[Any]:
+    answer = await _again(request, response_id)
+    return await answer()
+
+
+async def _again(request: Req, response_id: str) -> Answer:
     ctx = context_of(request)
     run = await _stored(ctx, response_id, reach_of(request))
     request.scope["state"]["run_id"] = run.id
     if request.query_params.get("stream", "false").lower() not in ("true", "1"):
-        return json(of_run(run, await _thoughts(ctx, run)), compat.headers(run.spec, None, (), run))
+        return at_once(json(of_run(run, await _thoughts(ctx, run)), compat.headers(run.spec, None, (), run)))
     given = request.query_params.get("starting_after")
     if given is not None and (not given.isdecimal() or len(given) > 15):
         raise InvalidRequest(f"starting_after must be a sequence number, not {given[:40]!r}", field="starting_after")
     exchange = await resumed(request, run.id, run.spec.tenant)
     events = ResponseEvents(
-        run.spec,
-        queued=bool(run.spec.reply.get("background")),
+        exchange.spec,
+        queued=bool(exchange.spec.reply.get("background")),
         after=-1 if given is None else int(given),
     )
     told = compat.headers(run.spec, None, (), run)
-    return await exchange.streamed(events, headers=told, hold=False, fails=None)
+    return partial(exchange.streamed, events, headers=told, hold=False, fails=None)
 
 
 async def _thoughts(ctx: Context, run: Run) -> str:

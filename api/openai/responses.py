@@ -120,9 +120,10 @@ class ResponseEvents(CompatRenderer):
 
     def __init__(self, spec: RunSpec, *, queued: bool, after: int = -1) -> None:
         super().__init__()
-        # As text they take little memory, for as long as the stream lasts.
-        tools = msgspec.Raw(msgspec.json.encode(spec.reply.get("tools", [])))
-        self._spec = msgspec.structs.replace(spec, reply={**spec.reply, "tools": tools})
+        # For as long as the stream lasts: what it repeats, which as text takes little memory, and no more.
+        reply = {name: value for name, value in spec.reply.items() if name != "developer"}
+        reply |= {name: msgspec.Raw(_encode(reply[name])) for name in ("tools", "format") if reply.get(name)}
+        self._spec = msgspec.structs.replace(spec, reply=reply)
         self._queued = queued
         self._after = after
         self._next = 0

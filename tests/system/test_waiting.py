@@ -3,15 +3,18 @@
 import asyncio
 import gc
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from api.app import App, create_app
 from api.keys import Keyring
 from shared.config_sources import load
+from shared.store.runs import Runs
 from tests.system.service import Service, serving, submit
 
 pytestmark = [
@@ -19,7 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*deprecated inferred style"),  # of path parameters, by Litestar
 ]
 
-LARGE = 300_000
+LARGE = 100_000
 TOOLS = 200
 
 
@@ -33,15 +36,19 @@ def tools(surface: str) -> list[dict[str, str]]:
 
 def messages(surface: str) -> dict[str, Any]:
     said = [{"role": "user", "content": text(surface)}]
-    return {"model": "echo", "max_tokens": 5, "messages": said, "tools": tools(surface)}
+    if surface.startswith("chat"):
+        said.insert(0, {"role": "system", "content": text(surface)})
+    system = {} if surface.startswith("chat") else {"system": text(surface)}
+    return {"model": "claude", "max_tokens": 5, "messages": said, "tools": tools(surface)} | system
 
 
 def response(surface: str) -> dict[str, Any]:
-    return {"model": "echo", "input": text(surface), "tools": tools(surface)}
+    said = [{"role": role, "content": text(surface)} for role in ("developer", "user")]
+    return {"model": "claude", "input": said, "tools": tools(surface)}
 
 
 def prompt(surface: str) -> dict[str, Any]:
-    return {"backend": "echo", "prompt": text(surface)}
+    return {"backend": "claude", "prompt": text(surface)}
 
 
 # Where it is sent, what the body is, and what makes its answer a stream.
@@ -55,32 +62,37 @@ SURFACES: dict[str, tuple[str, Callable[[str], dict[str, Any]], dict[str, Any]]]
     "prompt": ("/api/v1/prompt", prompt, {}),
     "prompt stream": ("/api/v1/prompt", prompt, {"output_format": "stream-json"}),
     "parallel": ("/api/v1/parallel", lambda surface: {"tasks": [prompt(surface)]}, {}),
-    "compare": ("/api/v1/compare", lambda surface: {"backends": ["echo"], "prompt": text(surface)}, {}),
+    "compare": ("/api/v1/compare", lambda surface: {"backends": ["claude"], "prompt": text(surface)}, {}),
 }
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
     """One whose only worker is busy."""
-    with serving(CLINVK_WORKER__CONCURRENCY="1") as service:
+    command = json.dumps([sys.executable, "-I", "-S", str(Path(__file__).parent / "sdks" / "fake_claude.py")])
+    with serving(CLINVK_WORKER__CONCURRENCY="1", CLINVK_BACKENDS__CLAUDE__COMMAND=command) as service:
         submit(service.apis[0][1], "stay", "--hang")
         yield service
 
 
 async def asked(app: App, surface: str, over: asyncio.Event) -> None:
-    """One request in this process; whoever sends it keeps nothing of it either."""
     path, body, stream = SURFACES[surface]
-    parts = [json.dumps(body(surface) | stream).encode()]
+    await sent(app, "POST", path, [json.dumps(body(surface) | stream).encode()], over)
+
+
+async def sent(app: App, method: str, path: str, parts: list[bytes], over: asyncio.Event) -> None:
+    """One request in this process; whoever sends it keeps nothing of it either."""
+    path, _, query = path.partition("?")
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
-        "method": "POST",
+        "method": method,
         "scheme": "http",
         "path": path,
         "raw_path": path.encode(),
         "root_path": "",
-        "query_string": b"",
+        "query_string": query.encode(),
         "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
@@ -118,10 +130,23 @@ def held() -> set[str]:
     return found
 
 
+def application(service: Service) -> App:
+    environ = {"CLINVK_REDIS_URL": service.env()["CLINVK_REDIS_URL"], "CLINVK_BACKENDS__ECHO__ENABLED": "true"}
+    return create_app(load(None, environ).config, Keyring([]), Path("/nonexistent"))
+
+
+async def nothing_held(runs: Runs) -> None:
+    for _ in range(10):  # until its answer is waited for
+        await runs.tenants()  # the connection to Redis keeps its last reply
+        gc.collect()
+        if not (still := held()):
+            break
+    assert not still
+
+
 @pytest.mark.parametrize("surface", SURFACES)
 def test_a_request_that_waits_holds_nothing_of_its_body(service, surface):
-    environ = {"CLINVK_REDIS_URL": service.env()["CLINVK_REDIS_URL"], "CLINVK_BACKENDS__ECHO__ENABLED": "true"}
-    app = create_app(load(None, environ).config, Keyring([]), Path("/nonexistent"))
+    app = application(service)
 
     async def main() -> None:
         over = asyncio.Event()
@@ -132,12 +157,30 @@ def test_a_request_that_waits_holds_nothing_of_its_body(service, surface):
             while (await runs.list_all(["default"], limit=1, offset=0, status=None))[1] == before:
                 assert not asking.done(), asking
             try:
-                for _ in range(10):  # until its answer is waited for
-                    await runs.tenants()  # the connection to Redis keeps its last reply
-                    gc.collect()
-                    if not (still := held()):
-                        break
-                assert not still
+                await nothing_held(runs)
+                assert not asking.done()
+            finally:
+                over.set()
+                await asking
+
+    asyncio.run(main())
+
+
+def test_who_follows_a_response_again_holds_nothing_of_what_it_was_asked(service):
+    base = service.apis[0][1] + "/openai/v1/responses"
+    made = httpx.post(base, json=response("response") | {"background": True, "tools": []}, timeout=30).json()
+    app = application(service)
+
+    async def main() -> None:
+        over = asyncio.Event()
+        async with asyncio.timeout(30), app._litestar.lifespan():
+            path = f"/openai/v1/responses/{made['id']}?stream=true"
+            asking = asyncio.create_task(sent(app, "GET", path, [b""], over))
+            while not [task for task in asyncio.all_tasks() if task.get_name().startswith("stream-")]:
+                assert not asking.done(), asking
+                await asyncio.sleep(0)
+            try:
+                await nothing_held(app._litestar.state.context.runs)
                 assert not asking.done()
             finally:
                 over.set()
