@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.fakes.mockllm import MockLLM
-from tests.system.service import Service, prompt, serving, until
+from tests.system.service import START_S, Service, prompt, serving, until
 from worker.warm.drivers import create_drivers
 
 CLIS = ("claude", "codex", "gemini")
@@ -32,9 +32,6 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"ephemeral": True},
     {},
 )
-
-# A warm process is started at a low priority, and announced with the next beat: on a busy machine that takes its time.
-START_S = 60.0
 
 _ROOT = Path(__file__).parents[2]
 MODULES = Path(os.environ.get("CLINVK_TEST_CLIS", str(_ROOT / ".clis"))) / "node_modules"
@@ -131,10 +128,21 @@ def working(service: Service, *command: str) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            same = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1] == list(command)
+            same = cmdline(int(path.name)).decode(errors="replace").split("\0")[:-1] == list(command)
             if same and os.readlink(path / "cwd").startswith(str(service.folder)):
                 found.append(int(path.name))
     return found
+
+
+def sleeping(service: Service, seconds: int) -> list[int]:
+    return working(service, "sleep", str(seconds))
+
+
+def cmdline(pid: int) -> bytes:
+    """Empty where it has gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def holding(folder: Path, words: str, most_bytes: float = math.inf) -> list[Path]:

@@ -14,7 +14,7 @@ from shared.run import Turn
 from tests.fakes.mockllm import MockLLM, Request
 from tests.system import clis
 from tests.system.clis import CLIS, both, only
-from tests.system.service import Service, ended, living, prompt, run, serving, stream, until, whole
+from tests.system.service import START_S, Service, ended, living, prompt, run, serving, stream, until, whole
 from tests.system.specs import NOTE, PAGE, PICTURE, SCHEMA, outcome_of, put_in_line, talk
 
 pytestmark = [pytest.mark.clis, pytest.mark.processes]
@@ -377,7 +377,7 @@ def test_a_refused_connection_comes_back_in_seconds(world, backend, tmp_path):
         service.worker()
         if world.way == "warm":
             prompt(service.apis[0][1], "hi", backend=backend, ephemeral=True)
-            until(lambda: clis.warm_state(service, backend).get("ready"), clis.START_S)
+            until(lambda: clis.warm_state(service, backend).get("ready"), START_S)
 
         found = prompt(service.apis[0][1], "hi", backend=backend, ephemeral=True)
 

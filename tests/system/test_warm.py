@@ -1,7 +1,6 @@
 """The warm way of the real codex beside its cold one: the same to callers, nothing left, nothing shared."""
 
 import concurrent.futures
-import contextlib
 import json
 import os
 import signal
@@ -20,6 +19,7 @@ from tests.fakes.mockllm import MockLLM
 from tests.redis_ways import Certificates
 from tests.system import clis
 from tests.system.service import (
+    START_S,
     Service,
     children,
     kill_pid,
@@ -51,7 +51,7 @@ def test_sessions_go_on_from_cold_to_warm_and_back():
         base = service.apis[0][1]
         first = prompt(base, "[[mock:text n=2]] one", backend="codex")
         assert first["exit_code"] == 0, first
-        until(lambda: clis.warm_state(service, "codex").get("ready"), clis.START_S)
+        until(lambda: clis.warm_state(service, "codex").get("ready"), START_S)
         url = f"{base}/api/v1/sessions/{first['session_id']}/resume"
 
         for number, (word, extra) in enumerate((("two", []), ("three", ["--color=never"]), ("four", [])), 2):
@@ -87,7 +87,7 @@ def test_nothing_that_a_directory_configures_is_started_and_it_is_not_trusted_la
     fields = {"backend": "codex", "workdir": str(workdir), "approval_mode": "auto"}
 
     for sandbox in (mode, mode, "read-only"):
-        until(lambda: clis.warm_state(service, "codex").get("ready"), clis.START_S)
+        until(lambda: clis.warm_state(service, "codex").get("ready"), START_S)
         answer = prompt(base, "[[mock:tool cmd=touch+made]] work", sandbox_mode=sandbox, **fields)
         assert answer["exit_code"] == 0, answer
         assert clis.ways(service)[answer["run_id"]] == "warm"
@@ -114,7 +114,7 @@ def test_nor_is_one_that_the_operators_own_default_lets_a_run_write_in(tmp_path,
             answer = prompt(base, "[[mock:tool cmd=touch+made]] work", backend="codex", workdir=str(workdir))
             assert answer["exit_code"] == 0, answer
             assert clis.ways(service)[answer["run_id"]] == "warm"
-            until(lambda: clis.warm_state(service, "codex").get("ready"), clis.START_S)
+            until(lambda: clis.warm_state(service, "codex").get("ready"), START_S)
 
         assert (workdir / "made").exists()
         assert not mark.exists()
@@ -148,7 +148,7 @@ def test_below_a_directory_that_the_operator_trusts_a_run_goes_cold(tmp_path):
 def test_a_long_answer_that_may_be_is_passed_on_whole(warm):
     """The CLI says it in pieces, and then once more in one line."""
     service, _ = warm
-    until(lambda: clis.warm_state(service, "codex").get("ready"), clis.START_S)
+    until(lambda: clis.warm_state(service, "codex").get("ready"), START_S)
 
     answer = prompt(service.apis[0][1], "[[mock:text n=14 size=1000000]] go on", backend="codex", ephemeral=True)
 
@@ -158,17 +158,7 @@ def test_a_long_answer_that_may_be_is_passed_on_whole(warm):
 
 
 def app_servers(service: Service) -> list[int]:
-    return [pid for pid in living(f"HOME={service.folder}/host0") if b"\0app-server\0" in cmdline(pid)]
-
-
-def cmdline(pid: int) -> bytes:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
-
-
-def sleeping(service: Service, seconds: int) -> list[int]:
-    return clis.working(service, "sleep", str(seconds))
+    return [pid for pid in living(f"HOME={service.folder}/host0") if b"\0app-server\0" in clis.cmdline(pid)]
 
 
 def test_a_cancel_kills_a_tool_to_its_last_grandchild_and_the_process_goes_on(warm):
@@ -178,12 +168,12 @@ def test_a_cancel_kills_a_tool_to_its_last_grandchild_and_the_process_goes_on(wa
     command = "(setsid+sleep+31771+&);sleep+0.4;(env+-i+/usr/bin/setsid+/bin/sh+-c+'sleep+31771'+&);sleep+31771"
     following = stream(base, f"[[mock:tool cmd={command}]] run", **FREE)
     run_id = following.run_id
-    until(lambda: len(sleeping(service, 31771)) == 3)
+    until(lambda: len(clis.sleeping(service, 31771)) == 3)
 
     httpx.delete(f"{base}/api/v1/runs/{run_id}", timeout=30)
 
     assert following.rest()[-1]["content"]["code"] == "cancelled"
-    assert sleeping(service, 31771) == []
+    assert clis.sleeping(service, 31771) == []
     assert app_servers(service) == [host]
 
 
@@ -193,7 +183,7 @@ def test_what_a_run_left_in_the_background_ends_with_it(warm):
     events = stream(service.apis[0][1], "[[mock:tool cmd=sleep+31772+&+sleep+0.3]] run", **FREE).rest()
 
     assert events[-1]["type"] == "done"
-    assert sleeping(service, 31772) == []
+    assert clis.sleeping(service, 31772) == []
 
 
 def test_tools_see_their_runs_directory_and_nothing_of_the_process(warm):
@@ -281,7 +271,7 @@ def test_what_one_tenant_said_reaches_no_other(scope):
             return clis.ways(service)[run_id] == "warm"
 
         for key in ("ka", "kb"):
-            until(lambda key=key: warmly(key), clis.START_S)
+            until(lambda key=key: warmly(key), START_S)
         for number in range(8):
             ask("ka", f"[[mock:text]] CANARY-{number}", ephemeral=number % 2 == 0, system_prompt="CANARY-SYSTEM")
             talked(service, mock, f"CANARY-{number}")
@@ -321,11 +311,11 @@ def test_a_worker_that_is_killed_leaves_no_warm_process():
         base = service.apis[0][1]
         following = stream(base, "[[mock:tool cmd=sleep+31773]] run", **FREE)
         following.run_id  # noqa: B018  # waits for the stream to be open
-        until(lambda: sleeping(service, 31773))
+        until(lambda: clis.sleeping(service, 31773))
         begun = time.monotonic()
         os.kill(service.celery_of(service.workers[0]), signal.SIGKILL)
 
-        until(lambda: not sleeping(service, 31773) and not app_servers(service), 5)
+        until(lambda: not clis.sleeping(service, 31773) and not app_servers(service), 5)
         assert time.monotonic() - begun < 5
         for pid in [service.workers[0].pid, *children(service.workers[0].pid)]:
             kill_pid(pid)

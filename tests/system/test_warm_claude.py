@@ -13,7 +13,7 @@ import pytest
 
 from tests.fakes.mockllm import MockLLM
 from tests.system import clis
-from tests.system.service import Service, kill_pid, living, prompt, serving, stream, until
+from tests.system.service import START_S, Service, kill_pid, living, prompt, serving, stream, until
 
 pytestmark = [pytest.mark.clis, pytest.mark.processes]
 
@@ -42,7 +42,7 @@ def test_limits_that_only_a_start_can_set_hold_on_a_spare(warm):
     service, mock = warm
     limits = {**FREE, "max_turns": 1, "max_tokens": 1234}
     prompt(service.apis[0][1], "[[mock:tool]] run", **limits)
-    until(lambda: any(b"--max-turns" in cmdline(pid) for pid in clis.spares(service)), clis.START_S)
+    until(lambda: any(b"--max-turns" in clis.cmdline(pid) for pid in clis.spares(service)), START_S)
     clis.spares_wait(service)
 
     found = prompt(service.apis[0][1], "[[mock:tool]] run", **limits)
@@ -50,16 +50,6 @@ def test_limits_that_only_a_start_can_set_hold_on_a_spare(warm):
     assert found["error_cause"] == "max_turns", found
     assert mock.requests[-1].body["max_tokens"] == 1234
     assert "/runs/warm_" in json.dumps(mock.requests[-1].body)
-
-
-def cmdline(pid: int) -> bytes:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
-
-
-def sleeping(service: Service, seconds: int) -> list[int]:
-    return clis.working(service, "sleep", str(seconds))
 
 
 def test_a_cancel_kills_a_tool_to_its_last_grandchild(warm):
@@ -70,13 +60,13 @@ def test_a_cancel_kills_a_tool_to_its_last_grandchild(warm):
     command = "(setsid+sleep+32771+&);sleep+0.4;(env+-i+/usr/bin/setsid+/bin/sh+-c+'sleep+32771'+&);sh+-c+'sleep+32771'"
     following = stream(base, f"[[mock:tool cmd={command}]] run", **FREE)
     run_id = following.run_id
-    until(lambda: len(sleeping(service, 32771)) == 3)
+    until(lambda: len(clis.sleeping(service, 32771)) == 3)
     assert set(living(f"CLINVK_RUN={run_id}"))  # its tools are known as the run's
 
     httpx.delete(f"{base}/api/v1/runs/{run_id}", timeout=30)
 
     assert following.rest()[-1]["content"]["code"] == "cancelled"
-    assert sleeping(service, 32771) == []
+    assert clis.sleeping(service, 32771) == []
     assert not living(f"CLINVK_RUN={run_id}")
     assert len([pid for pid in spares if not Path(f"/proc/{pid}").exists()]) == 1  # the one that it was on
 
@@ -138,13 +128,13 @@ def test_a_worker_that_is_killed_leaves_no_spare_and_one_that_is_told_to_end_tak
         spares = clis.spares(service)
         following = stream(base, "[[mock:tool cmd=sh+-c+'sleep+32773']] run", **FREE)
         following.run_id  # noqa: B018  # waits for the stream to be open
-        until(lambda: sleeping(service, 32773))
+        until(lambda: clis.sleeping(service, 32773))
         os.kill(service.celery_of(service.workers[0]), signal.SIGKILL)
 
-        until(lambda: not sleeping(service, 32773) and not any(Path(f"/proc/{pid}").exists() for pid in spares), 5)
+        until(lambda: not clis.sleeping(service, 32773) and not any(Path(f"/proc/{pid}").exists() for pid in spares), 5)
 
         # The old instance may be forgotten before its successor is announced.
-        until(lambda: prompt(base, "[[mock:text]] before", **FREE)["status"] == 200, clis.START_S)
+        until(lambda: prompt(base, "[[mock:text]] before", **FREE)["status"] == 200, START_S)
         clis.spares_wait(service, 2)
         spares = clis.spares(service)
         service.workers[0].send(signal.SIGTERM)

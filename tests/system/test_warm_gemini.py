@@ -16,7 +16,7 @@ import pytest
 
 from tests.fakes.mockllm import MockLLM
 from tests.system import clis
-from tests.system.service import Service, Stream, prompt, run, serving, stream, until
+from tests.system.service import START_S, Service, Stream, prompt, run, serving, stream, until
 
 pytestmark = [pytest.mark.clis, pytest.mark.processes]
 
@@ -57,7 +57,7 @@ class World:
     def ready(self) -> None:
         """Warm again, whatever has happened."""
         assert self.ask("[[mock:text]] warm up")["exit_code"] == 0
-        until(lambda: self.state().get("ready"), clis.START_S)
+        until(lambda: self.state().get("ready"), START_S)
 
     def holding(self, words: str) -> list[Path]:
         return clis.holding(self.home, words, 10_000_000)
@@ -79,7 +79,7 @@ def test_runs_at_once_each_have_their_own_system_prompt_and_history(world):
     systems = ("SYSTEM-EVEN", "SYSTEM-ODD")
     for number, system in enumerate(systems * 2):  # the first goes cold, at the second a process is started
         world.ask("[[mock:text]] warm up", system_prompt=system)
-        until(lambda number=number: world.counted("ready") >= max(number, 1), clis.START_S)
+        until(lambda number=number: world.counted("ready") >= max(number, 1), START_S)
 
     def one(number: int) -> dict[str, Any]:
         body = {
@@ -262,7 +262,7 @@ def test_what_a_tenant_says_is_nowhere_in_what_another_is_answered_from():
             run_id = ask("ka", "[[mock:text]] CANARY-OF-A")["run_id"]
             return clis.ways(service)[run_id] == "warm"
 
-        until(warmly, clis.START_S)
+        until(warmly, START_S)
         before = len(mock.requests)
 
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -298,8 +298,8 @@ def test_a_tenant_reads_nothing_of_anothers_chat_while_that_one_talks(tmp_path, 
         for key in ("ka", "kb"):
             ready = len(world.residents())
             if ask(key, "[[mock:text]] warm up") != "warm":
-                until(lambda ready=ready: len(world.residents()) > ready, clis.START_S)
-                until(lambda key=key: ask(key, "[[mock:text]] warm up") == "warm", clis.START_S)
+                until(lambda ready=ready: len(world.residents()) > ready, START_S)
+                until(lambda key=key: ask(key, "[[mock:text]] warm up") == "warm", START_S)
         body = {"backend": "gemini", "prompt": "[[mock:text n=2000 ms=30]] CANARY-OF-A", "output_format": "stream-json"}
         talking = Stream("POST", base + "/api/v1/prompt", json=body | where, headers={"x-api-key": "ka"})
         run_id = talking.run_id

@@ -19,7 +19,7 @@ class Spares(Keeper):
         super().__init__(shelf)
         self._reserve = Reserve()
         self._known = False  # whether the last kind had come before
-        self._whole = True  # whether each kind has its spares, as it was last said
+        self._lacking = 0  # kinds without all their spares, as it was last said
 
     def ask(self, kind: Kind) -> None:
         self._known = self._reserve.ask(kind, asyncio.get_running_loop().time())
@@ -42,8 +42,8 @@ class Spares(Keeper):
             for kind, count in shares.items()
             if isinstance(kind, Kind) and have[kind] < count and not shelf.sulks.about(kind, now)
         ]
-        if self._whole != (not lacking):
-            self._whole = not lacking
+        if len(lacking) != self._lacking:
+            self._lacking = len(lacking)
             _log.debug("%d kinds of %s lack a spare", len(lacking), shelf.name, extra={"lacking": len(lacking)})
         if not lacking or commons.starting() or commons.closing or commons.short():
             return False
